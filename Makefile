@@ -1,0 +1,159 @@
+# prepack: builds and checks the engine (src/llm, kernels). "make help" prints every target.
+#
+# Lists, no logic: every source file stands in one list below, by subsystem (scripts/check-style complains about a
+# file that stands in none). Everything built lies under $(BUILD), so several builds live side by side.
+# The variables are named LLM_… and the objects live under $(BUILD)/obj, away from what PGXS calls its own
+# (CFLAGS, OBJS, PROGRAM, SHLIB_LINK); docs/building.md tells why the extension gets a makefile of its own.
+
+BUILD = build
+SANITIZE =
+WERROR = 0
+PYTHON = python3
+PREFIX = /usr/local
+DESTDIR =
+FUZZ_SECONDS = 60
+
+# --- the library, by subsystem -------------------------------------------------------------------------------
+
+LLM_BASE      = llm_status llm_alloc
+LLM_LOAD      =
+LLM_TOKENIZE  =
+LLM_MODEL     =
+LLM_CPU       =
+LLM_SCHEDULE  =
+LLM_DECODE    =
+LLM_ENGINE    =
+KERNELS_REF   =
+
+# What only the process has: the server loop, the command line. May print and exit.
+LLM_PROGRAM   =
+
+# --- test programs, fuzz targets, tests of the scripts ----------------------------------------------------------
+
+TESTS         =
+FUZZ          =
+SCRIPT_TESTS  =
+
+# --- flags -------------------------------------------------------------------------------------------------------
+
+LLM_WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(LLM_WERROR_$(WERROR))
+LLM_WERROR_1 = -Werror
+LLM_CPPFLAGS = -D_GNU_SOURCE -Isrc/llm -Ikernels -Itest
+# No -march=native: the CPU backend picks its instruction set at run time, so that a package runs everywhere.
+LLM_CFLAGS   = -std=c11 -O2 -g -fPIC -pthread $(LLM_WARNINGS) $(SANITIZE:%=$(LLM_SANITIZE))
+LLM_SANITIZE = -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
+LLM_LDFLAGS  = -pthread $(SANITIZE:%=$(LLM_SANITIZE)) $(LDFLAGS)
+LLM_LIBS     = -ldnnl -lutf8proc -lm
+CLANG        = clang
+
+OBJ           = $(BUILD)/obj
+LLM_NAMES     = $(LLM_BASE) $(LLM_LOAD) $(LLM_TOKENIZE) $(LLM_MODEL) $(LLM_CPU) $(LLM_SCHEDULE) $(LLM_DECODE) \
+                $(LLM_ENGINE)
+LLM_OBJS      = $(LLM_NAMES:%=$(OBJ)/src/llm/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
+PROGRAM_OBJS  = $(LLM_PROGRAM:%=$(OBJ)/src/llm/%.o)
+TEST_PROGRAMS = $(TESTS:%=$(BUILD)/%)
+FUZZ_PROGRAMS = $(FUZZ:%=$(BUILD)/%)
+RESULTS       = $(BUILD)/results
+RUN           = scripts/run-tests --results $(RESULTS)
+
+# --- what people call ----------------------------------------------------------------------------------------------
+
+.PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora check-scripts \
+        total models bench-llm install install-engine uninstall clean format help tests \
+        fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar
+
+all: engine                     ## build the engine (library and program)
+
+engine: $(BUILD)/libllm.a $(PROGRAM_OBJS:%=$(BUILD)/prepack-engine)
+
+check: check-llm check-scripts  ## every check there is, in order; the gate of CI
+	$(RUN) --total
+
+check-llm: check-style check-layers check-unit check-asan check-corpora ## everything about the engine, CPU only
+
+check-style:                    ## widths, lengths, banned calls, banners, comments, format, commit subjects
+	$(RUN) --name style scripts/check-style
+
+check-layers: $(BUILD)/libllm.a ## the engine knows no PostgreSQL; every header compiles alone
+	$(RUN) --name layers "scripts/check-layers --archive $(BUILD)/libllm.a"
+
+check-unit:                     ## the unit tests, as users run the code
+	$(MAKE) --no-print-directory WERROR=1 tests
+	$(RUN) --name unit $(TEST_PROGRAMS)
+
+check-asan:                     ## the unit tests under ASan and UBSan
+	$(MAKE) --no-print-directory WERROR=1 BUILD=$(BUILD)/asan SANITIZE=address,undefined tests
+	$(RUN) --name asan $(TESTS:%=$(BUILD)/asan/%)
+
+check-corpora:                  ## every fuzz target over its committed corpus, under ASan and UBSan
+	$(MAKE) --no-print-directory WERROR=1 BUILD=$(BUILD)/asan SANITIZE=address,undefined fuzzers
+	$(RUN) --name corpora $(FUZZ:fuzz_%="$(BUILD)/asan/fuzz_% test/corpus/%")
+
+check-scripts:                  ## the tests of the scripts themselves
+	$(RUN) --name scripts $(SCRIPT_TESTS:%="$(PYTHON) test/%.py")
+
+fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar: fuzz-%: ## fuzz one parser for FUZZ_SECONDS
+	$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=$(CLANG) SANITIZE=address,undefined,fuzzer-no-link \
+	    FUZZ_MAIN= LDFLAGS=-fsanitize=fuzzer $(BUILD)/fuzz/fuzz_$*
+	mkdir -p $(BUILD)/fuzz/corpus/$* test/corpus/$*
+	$(BUILD)/fuzz/fuzz_$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
+	    -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$* test/corpus/$*
+
+models:                         ## fetch the weights that tests and benchmarks use
+	scripts/fetch-model smollm2-135m minilm-l6
+
+bench-llm: all models           ## the engine and its peers side by side; writes $(BUILD)/bench/llm.tsv
+	bench/bench-llm --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
+
+install: install-engine         ## install under $(DESTDIR)$(PREFIX)
+
+install-engine: $(BUILD)/prepack-engine
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BUILD)/prepack-engine $(DESTDIR)$(PREFIX)/bin/
+
+uninstall:                      ## remove what install put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/prepack-engine
+
+format:                         ## lay out all C files by .clang-format
+	git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format -i
+
+clean:                          ## remove everything built
+	rm -rf $(BUILD)
+
+help:                           ## this list
+	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1|\2/p' Makefile | \
+	    while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
+
+# --- rules ---------------------------------------------------------------------------------------------------------
+
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+tests: $(TEST_PROGRAMS)
+fuzzers: $(FUZZ_PROGRAMS)
+.PHONY: fuzzers
+
+$(OBJ)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(LLM_CPPFLAGS) $(LLM_CFLAGS) -MMD -MP -c -o $@ $<
+
+# Dequantisation must equal the reference bit for bit, so no multiply and add may fuse.
+$(OBJ)/src/llm/llm_quant.o: LLM_CFLAGS += -ffp-contract=off
+
+$(BUILD)/libllm.a: $(LLM_OBJS)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/prepack-engine: $(PROGRAM_OBJS) $(BUILD)/libllm.a
+	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
+
+$(BUILD)/test_%: $(OBJ)/test/test_%.o $(BUILD)/libllm.a
+	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
+
+# The driver replays files; libFuzzer brings a main of its own, so the fuzz-… targets leave the driver out.
+FUZZ_MAIN = $(OBJ)/test/fuzz_main.o
+
+$(BUILD)/fuzz_%: $(OBJ)/test/fuzz_%.o $(FUZZ_MAIN) $(BUILD)/libllm.a
+	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
+
+-include $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) $(FUZZ:%=$(OBJ)/test/%.d)
