@@ -32,7 +32,7 @@ LLM_PROGRAM   =
 
 TESTS         =
 FUZZ          =
-SCRIPT_TESTS  =
+SCRIPT_TESTS  = test_run_tests
 
 # --- flags -------------------------------------------------------------------------------------------------------
 

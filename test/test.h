@@ -3,7 +3,7 @@
  *
  * A program calls RUN(name) for each static void test_name(void) and ends with return test_summary(). A failed
  * CHECK prints file, line and text, counts against the running test, and goes on; REQUIRE leaves the test.
- * The last line is "topic: N passed, N failed", which make check adds up.
+ * The last line is "topic: N passed, N failed, N skipped", which make check adds up.
  */
 #ifndef TEST_H
 #define TEST_H
@@ -16,7 +16,9 @@
 
 static int test_n_passed;
 static int test_n_failed;
+static int test_n_skipped;
 static bool test_this_failed;
+static bool test_this_skipped;
 
 #define CHECK(cond) \
 	do \
@@ -56,6 +58,7 @@ static bool test_this_failed;
 	do \
 	{ \
 		printf("SKIP: %s\n", reason); \
+		test_this_skipped = true; \
 		return; \
 	} while (0)
 
@@ -65,12 +68,15 @@ static inline void
 test_run(const char *name, void (*fn)(void))
 {
 	test_this_failed = false;
+	test_this_skipped = false;
 	fn();
 	if (test_this_failed)
 	{
 		printf("not ok %s\n", name);
 		test_n_failed++;
 	}
+	else if (test_this_skipped)
+		test_n_skipped++;
 	else
 		test_n_passed++;
 	fflush(stdout);
@@ -79,7 +85,8 @@ test_run(const char *name, void (*fn)(void))
 static inline int
 test_summary(const char *topic)
 {
-	printf("%s: %d passed, %d failed\n", topic, test_n_passed, test_n_failed);
+	printf("%s: %d passed, %d failed, %d skipped\n", topic, test_n_passed, test_n_failed,
+	       test_n_skipped);
 	return test_n_failed > 0;
 }
 
