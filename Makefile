@@ -1,9 +1,10 @@
 # prepack: builds and checks the engine (src/llm, kernels). "make help" prints every target.
 #
-# Lists, no logic: every source file stands in one list below, by subsystem (scripts/check-style complains about a
-# file that stands in none). Everything built lies under $(BUILD), so several builds live side by side.
-# The variables are named LLM_… and the objects live under $(BUILD)/obj, away from what PGXS calls its own
-# (CFLAGS, OBJS, PROGRAM, SHLIB_LINK); docs/building.md tells why the extension gets a makefile of its own.
+# Lists, no logic: every source file stands in one list below, by subsystem (scripts/check-style
+# complains about a file that stands in none). Everything built lies under $(BUILD), so several
+# builds live side by side. The variables are named LLM_… and the objects live under $(BUILD)/obj,
+# away from what PGXS calls its own (CFLAGS, OBJS, PROGRAM, SHLIB_LINK); docs/building.md tells why
+# the extension gets a makefile of its own.
 
 BUILD = build
 SANITIZE =
@@ -13,7 +14,7 @@ PREFIX = /usr/local
 DESTDIR =
 FUZZ_SECONDS = 60
 
-# --- the library, by subsystem -------------------------------------------------------------------------------
+# --- the library, by subsystem ----------------------------------------------------------
 
 LLM_BASE      = llm_status llm_alloc
 LLM_LOAD      =
@@ -28,18 +29,20 @@ KERNELS_REF   =
 # What only the process has: the server loop, the command line. May print and exit.
 LLM_PROGRAM   =
 
-# --- test programs, fuzz targets, tests of the scripts ----------------------------------------------------------
+# --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
 TESTS         =
 FUZZ          =
-SCRIPT_TESTS  = test_run_tests
+SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers
 
-# --- flags -------------------------------------------------------------------------------------------------------
+# --- flags ------------------------------------------------------------------------------
 
-LLM_WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(LLM_WERROR_$(WERROR))
+LLM_WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+               $(LLM_WERROR_$(WERROR))
 LLM_WERROR_1 = -Werror
 LLM_CPPFLAGS = -D_GNU_SOURCE -Isrc/llm -Ikernels -Itest
-# No -march=native: the CPU backend picks its instruction set at run time, so that a package runs everywhere.
+# No -march=native: the CPU backend picks its instruction set at run time, so that a package runs
+# everywhere.
 LLM_CFLAGS   = -std=c11 -O2 -g -fPIC -pthread $(LLM_WARNINGS) $(SANITIZE:%=$(LLM_SANITIZE))
 LLM_SANITIZE = -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 LLM_LDFLAGS  = -pthread $(SANITIZE:%=$(LLM_SANITIZE)) $(LDFLAGS)
@@ -47,8 +50,8 @@ LLM_LIBS     = -ldnnl -lutf8proc -lm
 CLANG        = clang
 
 OBJ           = $(BUILD)/obj
-LLM_NAMES     = $(LLM_BASE) $(LLM_LOAD) $(LLM_TOKENIZE) $(LLM_MODEL) $(LLM_CPU) $(LLM_SCHEDULE) $(LLM_DECODE) \
-                $(LLM_ENGINE)
+LLM_NAMES     = $(LLM_BASE) $(LLM_LOAD) $(LLM_TOKENIZE) $(LLM_MODEL) $(LLM_CPU) $(LLM_SCHEDULE) \
+                $(LLM_DECODE) $(LLM_ENGINE)
 LLM_OBJS      = $(LLM_NAMES:%=$(OBJ)/src/llm/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
 PROGRAM_OBJS  = $(LLM_PROGRAM:%=$(OBJ)/src/llm/%.o)
 TEST_PROGRAMS = $(TESTS:%=$(BUILD)/%)
@@ -56,11 +59,11 @@ FUZZ_PROGRAMS = $(FUZZ:%=$(BUILD)/%)
 RESULTS       = $(BUILD)/results
 RUN           = scripts/run-tests --results $(RESULTS)
 
-# --- what people call ----------------------------------------------------------------------------------------------
+# --- what people call -------------------------------------------------------------------
 
-.PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora check-scripts \
-        total models bench-llm install install-engine uninstall clean format help tests \
-        fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar
+.PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora \
+        check-scripts models bench-llm install install-engine uninstall clean format help tests \
+        fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar
 
 all: engine                     ## build the engine (library and program)
 
@@ -69,9 +72,9 @@ engine: $(BUILD)/libllm.a $(PROGRAM_OBJS:%=$(BUILD)/prepack-engine)
 check: check-llm check-scripts  ## every check there is, in order; the gate of CI
 	$(RUN) --total
 
-check-llm: check-style check-layers check-unit check-asan check-corpora ## everything about the engine, CPU only
+check-llm: check-style check-layers check-unit check-asan check-corpora ## everything on the engine
 
-check-style:                    ## widths, lengths, banned calls, banners, comments, format, commit subjects
+check-style:                    ## lengths, banned calls, banners, comments, format, commits
 	$(RUN) --name style scripts/check-style
 
 check-layers: $(BUILD)/libllm.a ## the engine knows no PostgreSQL; every header compiles alone
@@ -92,9 +95,12 @@ check-corpora:                  ## every fuzz target over its committed corpus, 
 check-scripts:                  ## the tests of the scripts themselves
 	$(RUN) --name scripts $(SCRIPT_TESTS:%="$(PYTHON) test/%.py")
 
-fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar: fuzz-%: ## fuzz one parser for FUZZ_SECONDS
-	$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=$(CLANG) SANITIZE=address,undefined,fuzzer-no-link \
-	    FUZZ_MAIN= LDFLAGS=-fsanitize=fuzzer $(BUILD)/fuzz/fuzz_$*
+FUZZ_TARGETS = $(FUZZ:fuzz_%=fuzz-%)
+fuzz-gguf fuzz-safetensors fuzz-json: ## fuzz one parser for FUZZ_SECONDS
+fuzz-tokenizer fuzz-wire fuzz-grammar: ## the same
+$(FUZZ_TARGETS): fuzz-%:
+	$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=$(CLANG) FUZZ_MAIN= \
+	    SANITIZE=address,undefined,fuzzer-no-link LDFLAGS=-fsanitize=fuzzer $(BUILD)/fuzz/fuzz_$*
 	mkdir -p $(BUILD)/fuzz/corpus/$* test/corpus/$*
 	$(BUILD)/fuzz/fuzz_$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
 	    -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$* test/corpus/$*
@@ -102,7 +108,7 @@ fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar: fuzz
 models:                         ## fetch the weights that tests and benchmarks use
 	scripts/fetch-model smollm2-135m minilm-l6
 
-bench-llm: all models           ## the engine and its peers side by side; writes $(BUILD)/bench/llm.tsv
+bench-llm: all models           ## the engine and its peers side by side, into $(BUILD)/bench
 	bench/bench-llm --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
 
 install: install-engine         ## install under $(DESTDIR)$(PREFIX)
@@ -124,14 +130,13 @@ help:                           ## this list
 	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1|\2/p' Makefile | \
 	    while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
 
-# --- rules ---------------------------------------------------------------------------------------------------------
+# --- rules ------------------------------------------------------------------------------
 
 .SECONDARY:
 .DELETE_ON_ERROR:
 
 tests: $(TEST_PROGRAMS)
 fuzzers: $(FUZZ_PROGRAMS)
-.PHONY: fuzzers
 
 $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
@@ -150,10 +155,11 @@ $(BUILD)/prepack-engine: $(PROGRAM_OBJS) $(BUILD)/libllm.a
 $(BUILD)/test_%: $(OBJ)/test/test_%.o $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
-# The driver replays files; libFuzzer brings a main of its own, so the fuzz-… targets leave the driver out.
+# The driver replays files; libFuzzer brings a main of its own, so fuzz-… leaves the driver out.
 FUZZ_MAIN = $(OBJ)/test/fuzz_main.o
 
 $(BUILD)/fuzz_%: $(OBJ)/test/fuzz_%.o $(FUZZ_MAIN) $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
--include $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) $(FUZZ:%=$(OBJ)/test/%.d)
+-include $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) \
+         $(FUZZ:%=$(OBJ)/test/%.d)

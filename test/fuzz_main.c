@@ -1,10 +1,11 @@
 /*
  * fuzz_main.c: runs a fuzz target over files, without a fuzzer.
  *
- * Linked with one fuzz_<topic>.c in place of libFuzzer, so that every committed corpus is replayed by any compiler
- * in each make check. Arguments are files and folders (read one level deep, in name order). Each input goes in
- * twice, whole and cut in half, from a buffer of its exact size, so that ASan sees every read past its end.
- * A crash ends the program; what it was reading stands on the last line of standard error.
+ * Linked with one fuzz_<topic>.c in place of libFuzzer, so that every committed corpus is replayed
+ * by any compiler in each make check. Arguments are files and folders (read one level deep, in name
+ * order). Each input goes in twice, whole and cut in half, from a buffer of its exact size, so that
+ * ASan sees every read past its end. A crash ends the program; what it was reading stands on the
+ * last line of standard error.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -43,7 +44,7 @@ read_file(const char *path, size_t *bytes)
 	return data;
 }
 
-/* Feeds a copy of exactly the given size, so that a read past the end is a read past the allocation. */
+/* Feeds a copy of exactly the given size: a read past the end is a read past the allocation. */
 static void
 feed(const uint8_t *data, size_t bytes)
 {

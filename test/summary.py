@@ -1,4 +1,4 @@
-"""summary.py: unittest with the last line that scripts/run-tests adds up, as test.h prints it for C."""
+"""summary.py: unittest with the last line that scripts/run-tests adds up, as test.h prints it."""
 
 import sys
 import unittest

@@ -1,9 +1,9 @@
 /*
  * test.h: the harness of the engine's unit tests: one program a topic, test_<topic>.c.
  *
- * A program calls RUN(name) for each static void test_name(void) and ends with return test_summary(). A failed
- * CHECK prints file, line and text, counts against the running test, and goes on; REQUIRE leaves the test.
- * The last line is "topic: N passed, N failed, N skipped", which make check adds up.
+ * A program calls RUN(name) for each static void test_name(void) and ends with return
+ * test_summary(topic). A failed CHECK prints file, line and text, counts against the running test,
+ * and goes on; REQUIRE leaves the test. The last line is "topic: N passed, N failed, N skipped", which make check adds up.
  */
 #ifndef TEST_H
 #define TEST_H
