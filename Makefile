@@ -33,7 +33,7 @@ LLM_PROGRAM   =
 
 TESTS         =
 FUZZ          =
-SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers
+SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model
 
 # --- flags ------------------------------------------------------------------------------
 

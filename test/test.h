@@ -3,7 +3,8 @@
  *
  * A program calls RUN(name) for each static void test_name(void) and ends with return
  * test_summary(topic). A failed CHECK prints file, line and text, counts against the running test,
- * and goes on; REQUIRE leaves the test. The last line is "topic: N passed, N failed, N skipped", which make check adds up.
+ * and goes on; REQUIRE leaves the test. The last line is "topic: N passed, N failed, N skipped",
+ * which make check adds up.
  */
 #ifndef TEST_H
 #define TEST_H

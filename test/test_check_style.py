@@ -41,7 +41,7 @@ class CheckStyle(unittest.TestCase):
                        env={**os.environ, **who, "GIT_CONFIG_GLOBAL": os.devnull})
 
     def rules(self):
-        """Runs the script; returns the set of rules it complained about, checked with its status."""
+        """Runs the script; returns the rules it complained about, checked with its status."""
         done = subprocess.run([SCRIPT, "--root", self.root], capture_output=True, text=True)
         self.assertEqual(done.stderr, "")
         found = set(re.findall(r"^\S+?:\d+: (\w+): ", done.stdout, re.MULTILINE))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""test_run_tests.py: what run-tests makes of programs that pass, fail, skip, die, hang, are mute."""
+"""test_run_tests.py: what run-tests makes of programs that pass, fail, skip, die or hang."""
 
 import pathlib
 import subprocess
