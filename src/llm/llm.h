@@ -7,19 +7,21 @@
  *
  *	llm_engine_create(&params, &engine, &err);
  *	llm_engine_load(engine, "smol", "models/smollm2-135m.gguf", NULL, &err);
- *	llm_job	job = {.kind = LLM_JOB_GENERATE, .model = "smol", .instruction = LLM_TEXT("Say hello."),
- *				   .n_rows = 1, .max_tokens = 32, .on_row = print_row};
+ *	llm_job	job = {.kind = LLM_JOB_GENERATE, .model = "smol", .n_rows = 1, .max_tokens = 32,
+ *				   .instruction = LLM_TEXT("Say hello."), .on_row = print_row};
  *	llm_engine_submit(engine, &job, &id, &err);
  *	while (llm_engine_step(engine))
  *		;
  *	llm_engine_destroy(engine);
  *
- * A job is one instruction over any number of rows, handed over at once, so that the engine sees the whole of it:
- * the instruction is prefilled once, rows are grouped by shared prefix and laid end to end without padding, and
- * labels are scored from one prefill each. A row's result never depends on what runs beside it.
+ * A job is one instruction over any number of rows, handed over at once, so that the engine sees
+ * the whole of it: the instruction is prefilled once, rows are grouped by shared prefix and laid end
+ * to end without padding, and labels are scored from one prefill each. A row's result never depends
+ * on what runs beside it.
  *
- * Threads: one thread calls llm_engine_step and gets all callbacks there. Every other function may be called from
- * any thread, also from callbacks, except create, destroy and step themselves. Nothing here prints, exits or aborts.
+ * Threads: one thread calls llm_engine_step and gets all callbacks there. Every other function may
+ * be called from any thread, also from callbacks, except create, destroy and step themselves.
+ * Nothing here prints, exits or aborts.
  *
  * Ownership: what a job points to is copied by submit. What a callback gets lives until it returns.
  */
@@ -48,14 +50,17 @@ typedef struct llm_text
 
 typedef struct llm_engine_params
 {
-	const char *device; /* "cpu"; NULL or "auto" = the best there is */
-	uint32_t n_threads; /* 0 = all cores */
-	uint64_t
-	    memory_limit; /* bytes for weights + KV + scratch; 0 = 80 % of the device's or host's memory */
+	const char *device;     /* "cpu"; NULL or "auto" = the best there is */
+	uint32_t n_threads;     /* 0 = all cores */
+	uint64_t memory_limit;  /* bytes for weights + KV + scratch; 0 = 80 % of the device's or host's
+	                           memory */
 	pp_precision precision; /* PP_PREC_F32 is the oracle; PP_PREC_INT8 what serves */
 	uint32_t max_queued;    /* sequences waiting or running, all callers; 0 = 65,536 */
 	uint32_t budget_tokens; /* tokens a pass; 0 = calibrated at load */
 	bool no_prefix_sharing; /* benchmark baseline: every row computes its whole prompt */
+	uint32_t pad_group;     /* benchmark baseline: rows are padded to the longest of each group of
+	                         * this many; 0 = off */
+	bool pad_sorted;        /* with pad_group: rows are sorted by length first */
 } llm_engine_params;
 
 llm_status llm_engine_create(const llm_engine_params *params, llm_engine **out, llm_error *err);
@@ -111,14 +116,12 @@ typedef enum llm_job_kind
 	    8 /* computes and pins the prefix of a generate or classify job without rows */
 } llm_job_kind;
 
-#define LLM_JOB_STREAM 1 /* on_piece as text is produced */
-#define LLM_JOB_RAW    2 /* no chat template: prompt = instruction ‖ row */
-#define LLM_JOB_CALIBRATE \
-	4 /* classify, judge: divide by the label's probability for a content-free text */
-#define LLM_JOB_TRUNCATE 8 /* cut rows that exceed the context instead of failing them */
-#define LLM_JOB_KEEP     16 /* keep the whole prompt in the prefix tree (append-only typing sessions) */
-#define LLM_JOB_MULTI \
-	32 /* classify: each label judged by itself (yes/no), probabilities not normalised */
+#define LLM_JOB_STREAM    1  /* on_piece as text is produced */
+#define LLM_JOB_RAW       2  /* no chat template: prompt = instruction ‖ row */
+#define LLM_JOB_CALIBRATE 4  /* classify: divide by the label's probability for an empty text */
+#define LLM_JOB_TRUNCATE  8  /* cut rows that exceed the context instead of failing them */
+#define LLM_JOB_KEEP      16 /* keep the whole prompt in the prefix tree (typing sessions) */
+#define LLM_JOB_MULTI     32 /* classify: each label judged by itself, yes or no */
 
 typedef enum llm_finish
 {
@@ -194,9 +197,10 @@ typedef struct llm_job
 } llm_job;
 
 /*
- * Checks, tokenises (in the calling thread) and queues a job. A row that cannot run (too long, bad UTF-8) fails alone;
- * an argument that is wrong for all rows fails the call. on_done comes exactly once for every accepted job, after its
- * last row; with an error status (cancelled, device lost) the missing rows never come.
+ * Checks, tokenises (in the calling thread) and queues a job. A row that cannot run (too long, bad
+ * UTF-8) fails alone; an argument that is wrong for all rows fails the call. on_done comes exactly
+ * once for every accepted job, after its last row; with an error status (cancelled, device lost)
+ * the missing rows never come.
  */
 llm_status llm_engine_submit(llm_engine *e, const llm_job *job, uint64_t *id, llm_error *err);
 /* Takes effect before the next pass. Unknown ids are ignored: the job may have ended. */

@@ -1,8 +1,9 @@
 /*
  * llm_alloc.c: see llm_alloc.h.
  *
- * The fault counter is one atomic: the number of allocations still allowed, or LLONG_MAX when the hook is off.
- * The arena is a list of blocks, each at least 64 kB; a request larger than that gets a block of its own.
+ * The fault counter is one atomic: the number of allocations still allowed, or LLONG_MAX when the
+ * hook is off. The arena is a list of blocks, each at least 64 kB; a request larger than that gets
+ * a block of its own.
  */
 #include "llm_alloc.h"
 
@@ -33,6 +34,7 @@ fault_due(void)
 	return left == 1 || (left < 1 && atomic_load(&fail_persistent));
 }
 
+/* Allocates; a request for nothing still gives an object of its own. */
 void *
 llm_malloc(size_t bytes)
 {
@@ -41,6 +43,7 @@ llm_malloc(size_t bytes)
 	return malloc(bytes > 0 ? bytes : 1);
 }
 
+/* Allocates n objects; a size that wraps counts as no memory. */
 void *
 llm_malloc_array(size_t n, size_t size)
 {
@@ -51,6 +54,7 @@ llm_malloc_array(size_t n, size_t size)
 	return llm_malloc((size_t) bytes);
 }
 
+/* Allocates n zeroed objects. */
 void *
 llm_calloc(size_t n, size_t size)
 {
@@ -59,6 +63,7 @@ llm_calloc(size_t n, size_t size)
 	return calloc(n > 0 ? n : 1, size > 0 ? size : 1);
 }
 
+/* Resizes to n objects. */
 void *
 llm_realloc_array(void *ptr, size_t n, size_t size)
 {
@@ -69,6 +74,7 @@ llm_realloc_array(void *ptr, size_t n, size_t size)
 	return realloc(ptr, bytes > 0 ? (size_t) bytes : 1);
 }
 
+/* Allocates at a multiple of align. */
 void *
 llm_malloc_aligned(size_t bytes, size_t align)
 {
@@ -79,6 +85,7 @@ llm_malloc_aligned(size_t bytes, size_t align)
 	return ptr;
 }
 
+/* Copies bytes and closes them with NUL. */
 char *
 llm_strndup(const char *s, size_t bytes)
 {
@@ -91,18 +98,21 @@ llm_strndup(const char *s, size_t bytes)
 	return copy;
 }
 
+/* Copies a string. */
 char *
 llm_strdup(const char *s)
 {
 	return llm_strndup(s, strlen(s));
 }
 
+/* Frees what any of the above gave. */
 void
 llm_free(void *ptr)
 {
 	free(ptr);
 }
 
+/* Arms or disarms the fault counter. */
 void
 llm_alloc_fail_after(uint64_t n, bool persistent)
 {
@@ -110,6 +120,7 @@ llm_alloc_fail_after(uint64_t n, bool persistent)
 	atomic_store(&fail_countdown, n == 0 || n > LLONG_MAX ? LLONG_MAX : (long long) n);
 }
 
+/* Counts allocations, so that a test knows how many faults to try. */
 uint64_t
 llm_alloc_count(void)
 {
@@ -130,6 +141,7 @@ struct llm_arena
 
 #define ARENA_HEADER ((sizeof(arena_block) + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN)
 
+/* Starts an arena without blocks. */
 llm_arena *
 llm_arena_create(void)
 {
@@ -152,6 +164,7 @@ arena_grow(llm_arena *arena, size_t bytes)
 	return block;
 }
 
+/* Takes zeroed memory from the newest block, or from a fresh one. */
 void *
 llm_arena_alloc(llm_arena *arena, size_t n, size_t size)
 {
@@ -170,6 +183,7 @@ llm_arena_alloc(llm_arena *arena, size_t n, size_t size)
 	return ptr;
 }
 
+/* Copies bytes into the arena; the zeroed block closes them with NUL. */
 char *
 llm_arena_strndup(llm_arena *arena, const char *s, size_t bytes)
 {
@@ -181,6 +195,7 @@ llm_arena_strndup(llm_arena *arena, const char *s, size_t bytes)
 	return copy;
 }
 
+/* Frees all blocks. */
 void
 llm_arena_destroy(llm_arena *arena)
 {

@@ -1,8 +1,9 @@
 /*
  * llm_alloc.h: the engine's allocator: malloc with checked sizes and a fault counter, and an arena.
  *
- * All memory of the engine goes through here, so that a test can let the N-th allocation fail (and all after
- * it, with llm_alloc_fail_after(n, true)) and see that nothing crashes or leaks. Thread-safe.
+ * All memory of the engine goes through here, so that a test can let the N-th allocation fail (and
+ * all after it, with llm_alloc_fail_after(n, true)) and see that nothing crashes or leaks.
+ * Thread-safe.
  */
 #ifndef LLM_ALLOC_H
 #define LLM_ALLOC_H
@@ -23,15 +24,16 @@ char *llm_strndup(const char *s, size_t bytes); /* always NUL-terminated */
 void llm_free(void *ptr);
 
 /*
- * Test hook: the n-th allocation from now (1 = the next) fails; with persistent also all later ones. n = 0
- * switches it off. llm_alloc_count() is the number of allocations made since the start of the process.
+ * Test hook: the n-th allocation from now (1 = the next) fails; with persistent also all later
+ * ones. n = 0 switches it off. llm_alloc_count() is the number of allocations made since the start
+ * of the process.
  */
 void llm_alloc_fail_after(uint64_t n, bool persistent);
 uint64_t llm_alloc_count(void);
 
 /*
- * An arena: many small allocations freed at once. Not thread-safe. llm_arena_alloc returns zeroed memory
- * aligned to 16 bytes, or NULL.
+ * An arena: many small allocations freed at once. Not thread-safe. llm_arena_alloc returns zeroed
+ * memory aligned to 16 bytes, or NULL.
  */
 typedef struct llm_arena llm_arena;
 

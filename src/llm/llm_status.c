@@ -6,7 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-/* Records the failure and returns its code. A message longer than the buffer is cut, never overrun. */
+/* Records the failure and returns its code. A message longer than the buffer is cut, never overrun.
+ */
 llm_status
 llm_fail(llm_error *err, llm_status code, const char *fmt, ...)
 {

@@ -1,10 +1,10 @@
 /*
  * llm_status.h: the status codes and the error record of the engine.
  *
- * Every engine function that can fail returns an llm_status and, where the caller passes one, fills an
- * llm_error with a one-line message in the PostgreSQL style (lower case, no full stop). The engine never
- * prints, exits or aborts. src/errors.c maps the codes to SQLSTATEs; their numbers travel on the wire, so they
- * are never renumbered.
+ * Every engine function that can fail returns an llm_status and, where the caller passes one, fills
+ * an llm_error with a one-line message in the PostgreSQL style (lower case, no full stop). The
+ * engine never prints, exits or aborts. src/errors.c maps the codes to SQLSTATEs; their numbers
+ * travel on the wire, so they are never renumbered.
  */
 #ifndef LLM_STATUS_H
 #define LLM_STATUS_H
@@ -36,7 +36,8 @@ typedef struct llm_error
 	char message[LLM_MESSAGE_MAX];
 } llm_error;
 
-/* Fills *err (which may be NULL) and returns code, so that callers write return llm_fail(err, LLM_E_…, …). */
+/* Fills *err (which may be NULL) and returns code, so that callers write return llm_fail(err,
+ * LLM_E_…, …). */
 llm_status llm_fail(llm_error *err, llm_status code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -1,0 +1,164 @@
+/*
+ * test_alloc.c: allocator, arena, fault counter, checked arithmetic and error records.
+ */
+#include "test.h"
+
+#include "../src/llm/llm_alloc.h"
+#include "../src/llm/llm_check.h"
+#include "../src/llm/llm_status.h"
+
+/* Sizes that wrap are refused; zero bytes are a valid object. */
+static void
+test_sizes(void)
+{
+	void *p;
+
+	CHECK(llm_malloc_array(SIZE_MAX / 2, 3) == NULL);
+	CHECK(llm_realloc_array(NULL, SIZE_MAX, 2) == NULL);
+	CHECK(llm_strndup("x", SIZE_MAX) == NULL);
+	CHECK((p = llm_malloc(0)) != NULL);
+	llm_free(p);
+	CHECK((p = llm_calloc(0, 0)) != NULL);
+	llm_free(p);
+}
+
+/* calloc zeroes, aligned memory is aligned, copies end in NUL. */
+static void
+test_contents(void)
+{
+	unsigned char *zeroed = llm_calloc(100, 3);
+	void *aligned = llm_malloc_aligned(100, 64);
+	char *copy = llm_strndup("abcdef", 3);
+
+	REQUIRE(zeroed != NULL && aligned != NULL && copy != NULL);
+	for (int i = 0; i < 300; i++)
+		CHECK(zeroed[i] == 0);
+	CHECK((uintptr_t) aligned % 64 == 0);
+	CHECK(strcmp(copy, "abc") == 0);
+	llm_free(zeroed);
+	llm_free(aligned);
+	llm_free(copy);
+}
+
+/* Exactly the N-th allocation fails, or the N-th and all after it. */
+static void
+test_fault_counter(void)
+{
+	for (int persistent = 0; persistent < 2; persistent++)
+	{
+		bool failed[5];
+
+		llm_alloc_fail_after(3, persistent);
+		for (int i = 0; i < 5; i++)
+		{
+			void *p = llm_malloc(8);
+
+			failed[i] = p == NULL;
+			llm_free(p);
+		}
+		llm_alloc_fail_after(0, false);
+		CHECK(!failed[0] && !failed[1] && failed[2]);
+		CHECK(failed[3] == persistent && failed[4] == persistent);
+	}
+	{
+		uint64_t before = llm_alloc_count();
+		void *p = llm_malloc(1);
+
+		CHECK(p != NULL && llm_alloc_count() == before + 1);
+		llm_free(p);
+	}
+}
+
+/* Arena memory is zeroed, aligned, disjoint and survives growth; big requests get their own block.
+ */
+static void
+test_arena(void)
+{
+	llm_arena *arena = llm_arena_create();
+	unsigned char *blocks[2000];
+
+	REQUIRE(arena != NULL);
+	for (int i = 0; i < 2000; i++)
+	{
+		size_t n = (size_t) (i % 97) + 1;
+
+		blocks[i] = llm_arena_alloc(arena, n, 1);
+		REQUIRE(blocks[i] != NULL);
+		CHECK((uintptr_t) blocks[i] % 16 == 0);
+		for (size_t j = 0; j < n; j++)
+			CHECK(blocks[i][j] == 0);
+		memset(blocks[i], i % 251 + 1, n);
+	}
+	for (int i = 0; i < 2000; i++)
+		for (int j = 0; j < i % 97 + 1; j++)
+			CHECK(blocks[i][j] == i % 251 + 1);
+	CHECK(llm_arena_alloc(arena, 1 << 20, 1) != NULL);
+	CHECK(llm_arena_alloc(arena, SIZE_MAX, 2) == NULL);
+	CHECK(strcmp(llm_arena_strndup(arena, "hello!", 5), "hello") == 0);
+	llm_arena_destroy(arena);
+	llm_arena_destroy(NULL);
+}
+
+/* A failing arena leaves what it gave before intact, and nothing leaks (LeakSanitizer watches). */
+static void
+test_arena_faults(void)
+{
+	for (uint64_t n = 1; n < 6; n++)
+	{
+		llm_arena *arena;
+
+		llm_alloc_fail_after(n, true);
+		arena = llm_arena_create();
+		for (int i = 0; arena != NULL && i < 4; i++)
+			if (llm_arena_alloc(arena, 60000, 1) == NULL)
+				break;
+		llm_alloc_fail_after(0, false);
+		llm_arena_destroy(arena);
+	}
+}
+
+/* Checked arithmetic at its borders. */
+static void
+test_checked(void)
+{
+	uint64_t out = 7;
+
+	CHECK(pp_add_ok(UINT64_MAX - 1, 1, &out) && out == UINT64_MAX);
+	CHECK(!pp_add_ok(UINT64_MAX, 1, &out));
+	CHECK(pp_mul_ok(1ull << 32, (1ull << 32) - 1, &out) && out == 0xffffffff00000000u);
+	CHECK(!pp_mul_ok(1ull << 32, 1ull << 32, &out));
+	CHECK(pp_range_ok(10, 0, 10) && pp_range_ok(0, 10, 10));
+	CHECK(!pp_range_ok(11, 0, 10) && !pp_range_ok(5, 6, 10));
+	CHECK(!pp_range_ok(5, UINT64_MAX - 2, 10));
+}
+
+/* Messages are cut, never overrun; every code has a name. */
+static void
+test_error(void)
+{
+	llm_error err;
+	char big[1000];
+
+	memset(big, 'x', sizeof(big) - 1);
+	big[sizeof(big) - 1] = '\0';
+	CHECK(llm_fail(&err, LLM_E_RANGE, "%s", big) == LLM_E_RANGE);
+	CHECK(err.code == LLM_E_RANGE && strlen(err.message) == LLM_MESSAGE_MAX - 1);
+	CHECK(llm_fail(NULL, LLM_E_IO, "nobody listens") == LLM_E_IO);
+	for (int i = 0; i <= LLM_E_INTERNAL; i++)
+		CHECK(strcmp(llm_status_name((llm_status) i), "unknown") != 0);
+	CHECK(strcmp(llm_status_name((llm_status) 99), "unknown") == 0);
+	CHECK(strcmp(llm_status_name((llm_status) -1), "unknown") == 0);
+}
+
+int
+main(void)
+{
+	RUN(sizes);
+	RUN(contents);
+	RUN(fault_counter);
+	RUN(arena);
+	RUN(arena_faults);
+	RUN(checked);
+	RUN(error);
+	return test_summary("alloc");
+}
