@@ -1,19 +1,25 @@
 /*
- * kernels.h: the op table. Everything a model computes goes through it; a device is one implementation.
+ * kernels.h: the op table. Everything a model computes goes through it; a device is one
+ * implementation.
  *
- * The CPU implements it in src/llm/llm_cpu*.c, CUDA in kernels/<op>.cu; kernels/ref holds plain C references
- * with the same contracts, in double, that tests compare both against.
+ * The CPU implements it in src/llm/llm_cpu*.c, CUDA in kernels/<op>.cu; kernels/ref holds plain C
+ * references with the same contracts, in double, that tests compare both against.
  *
  * Conventions
- *	- Arrays are row-major; x[T, D] has D contiguous floats a row. "T" is the number of tokens of the ragged batch:
- *	  tokens of any number of segments laid end to end, with no padding anywhere (prepacking, arXiv 2404.09529).
- *	- Activations between ops are float on the CPU; a device may hold them in its own type (act_bytes). Pointers
- *	  named dev_* are device memory got from alloc(); all others are host memory.
- *	- Ops run in order on the backend's one stream; only download() and sync() wait. The CPU is synchronous.
- *	- Sizes may be 0: an op with nothing to do returns PP_OK. Buffers never overlap unless the op says so.
- *	- Batch invariance: what an op writes for a token depends on that token's own inputs (and its segment's
- *	  history) only, bit for bit: never on T, on the neighbours, on the number of threads or on the chunking.
- *	- An op returns PP_OK or a pp_result; pp_backend.message then says why (one line, valid until the next call).
+ *	- Arrays are row-major; x[T, D] has D contiguous floats a row. "T" is the number of tokens of
+ * the ragged batch: tokens of any number of segments laid end to end, with no padding anywhere
+ * (prepacking, arXiv 2404.09529).
+ *	- Activations between ops are float on the CPU; a device may hold them in its own type
+ * (act_bytes). Pointers named dev_* are device memory got from alloc(); all others are host memory.
+ *	- Ops run in order on the backend's one stream; only download() and sync() wait. The CPU is
+ * synchronous.
+ *	- Sizes may be 0: an op with nothing to do returns PP_OK. Buffers never overlap unless the op
+ * says so.
+ *	- Batch invariance: what an op writes for a token depends on that token's own inputs (and its
+ * segment's history) only, bit for bit: never on T, on the neighbours, on the number of threads or
+ * on the chunking.
+ *	- An op returns PP_OK or a pp_result; pp_backend.message then says why (one line, valid until
+ * the next call).
  *	- One thread drives a backend at a time.
  */
 #ifndef PP_KERNELS_H
@@ -31,7 +37,8 @@ typedef enum pp_result
 	PP_E_DEVICE = 3       /* the device failed; a sticky error: the process must end */
 } pp_result;
 
-/* Element and block types of stored weights: the type ids of GGUF, so that a file's number is the enum's. */
+/* Element and block types of stored weights: the type ids of GGUF, so that a file's number is the
+ * enum's. */
 typedef enum pp_dtype
 {
 	PP_F32 = 0,
@@ -57,9 +64,10 @@ typedef enum pp_precision
 } pp_precision;
 
 /*
- * A weight matrix as the loader hands it over: n_rows output features, n_cols inputs, y = x Wᵀ. data points into
- * the mapped file, n_rows rows of row_bytes each, of the given block type; several parts are stacked row-wise
- * into one matrix (fused QKV, fused gate and up). Where dtype is PP_F32 data may be an own buffer.
+ * A weight matrix as the loader hands it over: n_rows output features, n_cols inputs, y = x Wᵀ.
+ * data points into the mapped file, n_rows rows of row_bytes each, of the given block type; several
+ * parts are stacked row-wise into one matrix (fused QKV, fused gate and up). Where dtype is PP_F32
+ * data may be an own buffer.
  */
 typedef struct pp_matrix_part
 {
@@ -78,7 +86,8 @@ typedef enum pp_norm_kind
 	PP_NORM_LAYER = 1 /* (x − mean) / sqrt(var + eps) · w + b  (arXiv 1607.06450) */
 } pp_norm_kind;
 
-/* Activations. The gated ones take gate[T, F] and up[T, F] side by side in one row of 2F: act(gate) · up. */
+/* Activations. The gated ones take gate[T, F] and up[T, F] side by side in one row of 2F: act(gate)
+ * · up. */
 typedef enum pp_act_kind
 {
 	PP_ACT_SILU = 0,
@@ -89,16 +98,18 @@ typedef enum pp_act_kind
 } pp_act_kind;
 
 /*
- * One segment of the ragged batch: n_new tokens at flat index first_token, whose sequence already has n_past
- * tokens in the KV pages. Token i of the segment goes to KV slot n_past + i; slot s lives in page
- * pages[s / page_tokens] at offset s % page_tokens.
+ * One segment of the ragged batch: n_new tokens at flat index first_token, whose sequence already
+ * has n_past tokens in the KV pages. Token i of the segment goes to KV slot n_past + i; slot s
+ * lives in page pages[s / page_tokens] at offset s % page_tokens.
  *
- * parent == NULL: a chain; token i sees slots 0 … n_past + i (all of the segment when the call is not causal).
- * parent != NULL: a tree (label tries, draft trees): parent[i] < i is the segment index of token i's parent, or −1
- * when it hangs off the history; token i sees slots 0 … n_past − 1, its ancestors in the segment, and itself.
- * Its position is given in pos[], so that siblings share one.
+ * parent == NULL: a chain; token i sees slots 0 … n_past + i (all of the segment when the call is
+ * not causal). parent != NULL: a tree (label tries, draft trees): parent[i] < i is the segment
+ * index of token i's parent, or −1 when it hangs off the history; token i sees slots 0 … n_past −
+ * 1, its ancestors in the segment, and itself. Its position is given in pos[], so that siblings
+ * share one.
  *
- * History may be written by an earlier segment of the same pass: kv_write of all tokens precedes attention.
+ * History may be written by an earlier segment of the same pass: kv_write of all tokens precedes
+ * attention.
  */
 typedef struct pp_segment
 {
@@ -118,7 +129,7 @@ typedef struct pp_attn
 	float scale;         /* multiplies q·k */
 	float softcap;       /* 0 = none, else s = cap · tanh(s / cap)  (Gemma 2) */
 	uint32_t window;     /* 0 = unlimited; causal: sees the last window slots, itself included;
-								 * not causal: sees |distance| <= window / 2  (ModernBERT) */
+	                      * not causal: sees |distance| <= window / 2  (ModernBERT) */
 	bool causal;         /* false: bidirectional within the segment; then n_past = 0 and no pages */
 } pp_attn;
 
@@ -126,9 +137,9 @@ typedef struct pp_attn
 typedef struct pp_rope
 {
 	bool enabled;
-	bool
-	    interleaved; /* pairs (2i, 2i+1), as llama GGUF files store q and k; else (i, i + n_dims/2) */
-	uint32_t n_dims;       /* rotated dims of each head, from its start; even, <= d_head */
+	bool interleaved; /* pairs (2i, 2i+1), as llama GGUF files store q and k; else (i, i + n_dims/2)
+	                   */
+	uint32_t n_dims;  /* rotated dims of each head, from its start; even, <= d_head */
 	const float *inv_freq; /* [n_dims / 2] host, scaling already applied */
 	float mscale;          /* multiplies cos and sin (yarn, longrope); 1 otherwise */
 } pp_rope;
@@ -146,7 +157,8 @@ typedef struct pp_backend pp_backend;
 /* The table. Every entry is present in every backend. */
 typedef struct pp_ops
 {
-	/* Memory. alloc returns NULL when exhausted. fill/upload/download are bytes; device offsets are the caller's. */
+	/* Memory. alloc returns NULL when exhausted. fill/upload/download are bytes; device offsets are
+	 * the caller's. */
 	void *(*alloc)(pp_backend *be, size_t bytes);
 	void (*release)(pp_backend *be, void *dev);
 	pp_result (*upload)(pp_backend *be, void *dev_dst, const void *src, size_t bytes);
@@ -154,12 +166,14 @@ typedef struct pp_ops
 	pp_result (*sync)(pp_backend *be);
 	void (*memory_info)(pp_backend *be, pp_memory_info *info);
 
-	/* Prepares stacked parts as one [Σ n_rows, n_cols] matrix; NULL with be->message when it cannot. */
+	/* Prepares stacked parts as one [Σ n_rows, n_cols] matrix; NULL with be->message when it
+	 * cannot. */
 	pp_matrix *(*matrix_create)(pp_backend *be, const pp_matrix_part *parts, uint32_t n_parts,
 	                            uint32_t n_cols, pp_precision precision);
 	void (*matrix_destroy)(pp_backend *be, pp_matrix *m);
 
-	/* out[T, d] = table row ids[t] · scale (+ add row add_ids[t] of add[., d] when add != NULL). ids are valid. */
+	/* out[T, d] = table row ids[t] · scale (+ add row add_ids[t] of add[., d] when add != NULL).
+	 * ids are valid. */
 	pp_result (*embed)(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t *ids,
 	                   uint32_t n_tokens, float scale);
 	/* x[T, d] += table[idx[t], d]; a float table on the device (learned positions, token types). */
@@ -167,9 +181,9 @@ typedef struct pp_ops
 	                      uint32_t n_tokens, uint32_t d);
 
 	/*
-	 * out[T, d] = norm(x) · w (+ b). When add != NULL, first x += add, written back to x (fused residual).
-	 * w, b: device float [d], b may be NULL. plus_one: the weight is stored as w − 1 (Gemma in safetensors).
-	 * out may be x.
+	 * out[T, d] = norm(x) · w (+ b). When add != NULL, first x += add, written back to x (fused
+	 * residual). w, b: device float [d], b may be NULL. plus_one: the weight is stored as w − 1
+	 * (Gemma in safetensors). out may be x.
 	 */
 	pp_result (*norm)(pp_backend *be, float *dev_out, float *dev_x, const float *dev_add,
 	                  const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
@@ -182,8 +196,8 @@ typedef struct pp_ops
 	pp_result (*matmul)(pp_backend *be, float *dev_out, const float *dev_x, const pp_matrix *w,
 	                    const float *dev_bias, uint32_t n_tokens);
 	/*
-	 * Label columns: out[r, c] = x[r] · W[cols[c]] for the n_cols rows of W listed in cols; the values have the
-	 * very bits that matmul gives at those columns.
+	 * Label columns: out[r, c] = x[r] · W[cols[c]] for the n_cols rows of W listed in cols; the
+	 * values have the very bits that matmul gives at those columns.
 	 */
 	pp_result (*matmul_columns)(pp_backend *be, float *dev_out, const float *dev_x,
 	                            const pp_matrix *w, const uint32_t *cols, uint32_t n_cols,
@@ -192,31 +206,35 @@ typedef struct pp_ops
 	pp_result (*gather)(pp_backend *be, float *dev_out, const float *dev_x, const uint32_t *rows,
 	                    uint32_t n_rows, uint32_t d);
 
-	/* out[T, F] = act(x[T, 0:F]) · x[T, F:2F] when gated, else act(x[T, F]); out may be x when not gated. */
+	/* out[T, F] = act(x[T, 0:F]) · x[T, F:2F] when gated, else act(x[T, F]); out may be x when not
+	 * gated. */
 	pp_result (*activate)(pp_backend *be, float *dev_out, const float *dev_x, uint32_t n_tokens,
 	                      uint32_t f, pp_act_kind act, bool gated);
 	/* x[n] = cap · tanh(x / cap). */
 	pp_result (*softcap)(pp_backend *be, float *dev_x, size_t n, float cap);
 
 	/*
-	 * Splits qkv[T, (H + 2 Hkv) · Dh] and prepares attention: optional RMSNorm of each q and k head (q_norm, k_norm:
-	 * device [Dh] or NULL, eps, plus_one; Qwen3, Gemma 3), RoPE at pos[t], then q → q[T, H · Dh], k and v → KV slots
-	 * of their segments in the given layer (causal), or → k[T, Hkv·Dh], v[T, Hkv·Dh] in scratch (not causal).
+	 * Splits qkv[T, (H + 2 Hkv) · Dh] and prepares attention: optional RMSNorm of each q and k head
+	 * (q_norm, k_norm: device [Dh] or NULL, eps, plus_one; Qwen3, Gemma 3), RoPE at pos[t], then q
+	 * → q[T, H · Dh], k and v → KV slots of their segments in the given layer (causal), or → k[T,
+	 * Hkv·Dh], v[T, Hkv·Dh] in scratch (not causal).
 	 */
 	pp_result (*qkv_prepare)(pp_backend *be, float *dev_q, const float *dev_qkv,
 	                         const uint32_t *pos, const pp_segment *segs, uint32_t n_segs,
 	                         uint32_t n_tokens, uint32_t layer, const pp_attn *attn,
 	                         const pp_rope *rope, const float *dev_q_norm, const float *dev_k_norm,
 	                         float eps, bool plus_one);
-	/* out[T, H · Dh] = softmax(scale · q Kᵀ, masked by segment) V; segments as above. Same call after qkv_prepare. */
+	/* out[T, H · Dh] = softmax(scale · q Kᵀ, masked by segment) V; segments as above. Same call
+	 * after qkv_prepare. */
 	pp_result (*attention)(pp_backend *be, float *dev_out, const float *dev_q,
 	                       const pp_segment *segs, uint32_t n_segs, uint32_t n_tokens,
 	                       uint32_t layer, const pp_attn *attn);
 
 	/*
-	 * KV pages. kv_create makes one pool for a model: n_pages pages of page_tokens tokens for every layer (layers
-	 * may differ in shape: attn[n_layers]). kv_copy copies the first n_slots of page src to page dst in all layers
-	 * (copy on write of a shared tail). kv_clear zeroes a page before another role may own it.
+	 * KV pages. kv_create makes one pool for a model: n_pages pages of page_tokens tokens for every
+	 * layer (layers may differ in shape: attn[n_layers]). kv_copy copies the first n_slots of page
+	 * src to page dst in all layers (copy on write of a shared tail). kv_clear zeroes a page before
+	 * another role may own it.
 	 */
 	uint32_t (*kv_page_tokens)(pp_backend *be);
 	uint64_t (*kv_page_bytes)(pp_backend *be, const pp_attn *attn, uint32_t n_layers,
@@ -230,8 +248,8 @@ typedef struct pp_ops
 	pp_result (*kv_clear)(pp_backend *be, uint32_t page);
 
 	/*
-	 * Pooling of encoders: out[s, d] from x[T, d] of segment s: its first token, the mean of its tokens in order,
-	 * or its last token; l2 divides by max(‖·‖₂, 1e-12).
+	 * Pooling of encoders: out[s, d] from x[T, d] of segment s: its first token, the mean of its
+	 * tokens in order, or its last token; l2 divides by max(‖·‖₂, 1e-12).
 	 */
 	pp_result (*pool)(pp_backend *be, float *dev_out, const float *dev_x, const pp_segment *segs,
 	                  uint32_t n_segs, uint32_t d, int pooling, bool l2);
@@ -253,7 +271,8 @@ struct pp_backend
 	                   /* the implementation's own state follows */
 };
 
-/* The CPU backend with n_threads threads (0 = all cores). NULL when memory is exhausted. One KV pool each. */
+/* The CPU backend with n_threads threads (0 = all cores). NULL when memory is exhausted. One KV
+ * pool each. */
 pp_backend *pp_cpu_create(uint32_t n_threads);
 void pp_cpu_destroy(pp_backend *be);
 

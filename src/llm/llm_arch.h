@@ -1,12 +1,13 @@
 /*
  * llm_arch.h: architectures as data.
  *
- * One struct describes every supported transformer; one forward for decoders and one for encoders read it
- * (llm_forward.c). It is filled from config.json or from GGUF metadata. A key whose value changes the maths and is
- * not implemented is refused by name, never ignored.
+ * One struct describes every supported transformer; one forward for decoders and one for encoders
+ * read it (llm_forward.c). It is filled from config.json or from GGUF metadata. A key whose value
+ * changes the maths and is not implemented is refused by name, never ignored.
  *
- * Families: llama (Llama 2/3, Mistral, SmolLM2), qwen2, qwen3, gemma2, gemma3 (text), phi3; bert (MiniLM, bge, e5,
- * cross-encoders), xlm-roberta, modernbert. The table in design notes D4 gives each one's order of operations.
+ * Families: llama (Llama 2/3, Mistral, SmolLM2), qwen2, qwen3, gemma2, gemma3 (text), phi3; bert
+ * (MiniLM, bge, e5, cross-encoders), xlm-roberta, modernbert. The table in design notes D4 gives
+ * each one's order of operations.
  */
 #ifndef LLM_ARCH_H
 #define LLM_ARCH_H
@@ -20,6 +21,21 @@
 #include "llm_weights.h"
 
 #define LLM_LAYERS_MAX 512
+
+/* The families; a bit each, so that tables of keys and names can name several. */
+typedef enum llm_family
+{
+	LLM_FAMILY_LLAMA = 1 << 0, /* Llama 2 and 3, SmolLM2 */
+	LLM_FAMILY_MISTRAL = 1 << 1,
+	LLM_FAMILY_QWEN2 = 1 << 2,
+	LLM_FAMILY_QWEN3 = 1 << 3,
+	LLM_FAMILY_GEMMA2 = 1 << 4,
+	LLM_FAMILY_GEMMA3 = 1 << 5, /* the text models */
+	LLM_FAMILY_PHI3 = 1 << 6,
+	LLM_FAMILY_BERT = 1 << 7,
+	LLM_FAMILY_XLMR = 1 << 8,
+	LLM_FAMILY_MODERNBERT = 1 << 9
+} llm_family;
 
 /* Where the norms of a layer stand. */
 typedef enum llm_norm_place
@@ -49,6 +65,7 @@ typedef enum llm_classifier
 typedef struct llm_arch
 {
 	char name[32]; /* "llama", "qwen3", "bert", … */
+	llm_family family;
 	llm_model_kind kind;
 	bool decoder;
 
@@ -70,6 +87,10 @@ typedef struct llm_arch
 	bool qk_norm;       /* RMSNorm of each q and k head before RoPE */
 	pp_act_kind act;
 	bool mlp_gated;
+	bool norm_bias; /* of every norm: LayerNorm with b */
+	bool qkv_bias;
+	bool attn_out_bias;
+	bool ffn_bias; /* both matrices of the MLP */
 
 	float embed_scale;   /* √d_model for gemma, else 1 */
 	bool tied;           /* the head is the embedding table */
@@ -85,13 +106,15 @@ typedef struct llm_arch
 	bool l2_normalise;
 	llm_classifier classifier;
 	pp_act_kind cls_act; /* of LLM_CLS_MODERNBERT's dense layer */
+	bool cls_dense_bias;
 	uint32_t n_classes;
 	bool score_sigmoid; /* relevance = sigmoid(logit) rather than the logit */
 
 	llm_arena *arena; /* owns the arrays above */
 } llm_arch;
 
-/* Reads the description. On failure nothing is left behind. llm_arch_free is safe on a zeroed struct. */
+/* Reads the description. On failure nothing is left behind. llm_arch_free is safe on a zeroed
+ * struct. */
 llm_status llm_arch_read(llm_weights *w, llm_arch *arch, llm_error *err);
 void llm_arch_free(llm_arch *arch);
 

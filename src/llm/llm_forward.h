@@ -1,17 +1,18 @@
 /*
  * llm_forward.h: the one ragged forward pass.
  *
- * A batch is T tokens of any number of segments laid end to end, each with its own KV history: prompts, chunks
- * of prompts, single decode steps, draft chains to verify and label tries are all the same call. No pad token
- * exists. What comes out is asked for per token: only those rows reach the head, and only against the columns
- * asked for.
+ * A batch is T tokens of any number of segments laid end to end, each with its own KV history:
+ * prompts, chunks of prompts, single decode steps, draft chains to verify and label tries are all
+ * the same call. No pad token exists. What comes out is asked for per token: only those rows reach
+ * the head, and only against the columns asked for.
  */
 #ifndef LLM_FORWARD_H
 #define LLM_FORWARD_H
 
 #include "llm_model.h"
 
-/* Scratch of forward passes, sized once for max_tokens tokens and max_rows output rows. One thread at a time. */
+/* Scratch of forward passes, sized once for max_tokens tokens and max_rows output rows. One thread
+ * at a time. */
 typedef struct llm_workspace llm_workspace;
 
 llm_status llm_workspace_create(const llm_model *m, uint32_t max_tokens, uint32_t max_rows,
@@ -35,29 +36,32 @@ typedef struct llm_batch
 } llm_batch;
 
 /*
- * Decoder: runs all layers, then the final norm on the asked rows; logits are fetched with the two calls below,
- * any number of times until the next pass. row is an index into batch->rows.
+ * Decoder: runs all layers, then the final norm on the asked rows; logits are fetched with the two
+ * calls below, any number of times until the next pass. row is an index into batch->rows.
  */
 llm_status llm_forward_decode(llm_workspace *ws, const llm_batch *batch, llm_error *err);
-/* out[n_rows, n_vocab] of rows [first_row, first_row + n_rows), final softcap applied. Host memory. */
+/* out[n_rows, n_vocab] of rows [first_row, first_row + n_rows), final softcap applied. Host memory.
+ */
 llm_status llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float *out,
                               llm_error *err);
 /*
- * out[n_rows, n_cols]: the logits at the given vocabulary columns of the listed rows (indices into batch->rows);
- * lse[n_rows], when not NULL, gets the log-sum-exp over the whole vocabulary, so that logit − lse is ln p.
+ * out[n_rows, n_cols]: the logits at the given vocabulary columns of the listed rows (indices into
+ * batch->rows); lse[n_rows], when not NULL, gets the log-sum-exp over the whole vocabulary, so that
+ * logit − lse is ln p.
  */
 llm_status llm_forward_columns(llm_workspace *ws, const uint32_t *rows, uint32_t n_rows,
                                const uint32_t *cols, uint32_t n_cols, float *out, float *lse,
                                llm_error *err);
 
 /*
- * Encoder: out[n_segs, d_model] pooled (kind EMBED), or out[n_segs, n_classes] classifier logits (kind RERANK).
- * Host memory. Segments have n_past = 0.
+ * Encoder: out[n_segs, d_model] pooled (kind EMBED), or out[n_segs, n_classes] classifier logits
+ * (kind RERANK). Host memory. Segments have n_past = 0.
  */
 llm_status llm_forward_encode(llm_workspace *ws, const llm_batch *batch, float *out,
                               llm_error *err);
 
-/* Test access: copies the hidden state after layer i (−1: embeddings) of all T tokens at the next pass. */
+/* Test access: copies the hidden state after layer i (−1: embeddings) of all T tokens at the next
+ * pass. */
 void llm_workspace_tap(llm_workspace *ws, int layer, float *out);
 
 #endif /* LLM_FORWARD_H */

@@ -1,12 +1,13 @@
 /*
  * llm_label.h: labels of any number of tokens as one trie behind a row's prompt.
  *
- * All labels of a job are tokenised and merged into a trie. The trie's inner nodes (every proper prefix of a
- * label that other tokens follow) run as a tree segment right behind the row's last prompt token, in the same forward pass; siblings
- * share a position. The score of a label is Σ ln p(token | prompt, tokens before), its end marked by the
- * model's end-of-turn token where one label is a prefix of another (and only then needed; asked for all labels
- * alike, so that scores compare). Where every label is one token long and none ends the other, only the label
- * columns of the head are computed: the common normaliser cancels in the softmax over labels.
+ * All labels of a job are tokenised and merged into a trie. The trie's inner nodes (every proper
+ * prefix of a label that other tokens follow) run as a tree segment right behind the row's last
+ * prompt token, in the same forward pass; siblings share a position. The score of a label is Σ ln
+ * p(token | prompt, tokens before), its end marked by the model's end-of-turn token where one label
+ * is a prefix of another (and only then needed; asked for all labels alike, so that scores
+ * compare). Where every label is one token long and none ends the other, only the label columns of
+ * the head are computed: the common normaliser cancels in the softmax over labels.
  */
 #ifndef LLM_LABEL_H
 #define LLM_LABEL_H
@@ -34,8 +35,8 @@ typedef struct llm_label_set
 } llm_label_set;
 
 /*
- * Labels are tokenised as they would follow the prompt. n >= 2, none empty, no two equal; LLM_E_RANGE otherwise.
- * Labels that give the same tokens are refused too.
+ * Labels are tokenised as they would follow the prompt. n >= 2, none empty, no two equal;
+ * LLM_E_RANGE otherwise. Labels that give the same tokens are refused too.
  */
 llm_status llm_label_set_create(const llm_tokenizer *t, const char *const *labels,
                                 const size_t *bytes, uint32_t n, int32_t end_token,
@@ -43,8 +44,9 @@ llm_status llm_label_set_create(const llm_tokenizer *t, const char *const *label
 void llm_label_set_free(llm_label_set *set);
 
 /*
- * logprob[n_labels] from logits[(1 + n_nodes), n_cols] (row 0 = root) and lse[1 + n_nodes] (may be NULL when not
- * needed: the root's is then taken as 0). prob[n_labels]: softmax over the labels of logprob − bias[i] (bias may be NULL).
+ * logprob[n_labels] from logits[(1 + n_nodes), n_cols] (row 0 = root) and lse[1 + n_nodes] (may be
+ * NULL when not needed: the root's is then taken as 0). prob[n_labels]: softmax over the labels of
+ * logprob − bias[i] (bias may be NULL).
  */
 void llm_label_scores(const llm_label_set *set, const float *logits, const float *lse,
                       const double *bias, double *logprob, float *prob);

@@ -1,8 +1,9 @@
 /*
  * llm_model.h: a loaded model: architecture, prepared weights on a backend, tokenizer, chat family.
  *
- * Loading checks that every tensor the architecture needs is there with the shape it implies, before anything is
- * allocated for it. Immutable after load; freed by llm_model_free, which really returns the memory.
+ * Loading checks that every tensor the architecture needs is there with the shape it implies,
+ * before anything is allocated for it. Immutable after load; freed by llm_model_free, which really
+ * returns the memory.
  */
 #ifndef LLM_MODEL_H
 #define LLM_MODEL_H

@@ -1,9 +1,10 @@
 /*
  * llm_sample.h: from logits to the next token.
  *
- * Order of the transform: constraint mask, temperature, top-k, top-p, min-p, softmax, draw. temperature 0 is
- * greedy (argmax, lowest id on ties). The generator is counter based: draw number i of a request with seed s is a
- * pure function of (s, i), so that a row's text does not depend on what else runs, nor on speculation.
+ * Order of the transform: constraint mask, temperature, top-k, top-p, min-p, softmax, draw.
+ * temperature 0 is greedy (argmax, lowest id on ties). The generator is counter based: draw number
+ * i of a request with seed s is a pure function of (s, i), so that a row's text does not depend on
+ * what else runs, nor on speculation.
  */
 #ifndef LLM_SAMPLE_H
 #define LLM_SAMPLE_H
@@ -30,18 +31,18 @@ llm_status llm_sampler_create(uint32_t n_vocab, llm_sampler **out, llm_error *er
 void llm_sampler_free(llm_sampler *s);
 
 /*
- * Draws token number index of a request. logits[n_vocab] is not changed. mask (a bit per token, NULL = all allowed)
- * restricts the choice; with an empty mask the result is −1. *logprob, when not NULL, gets ln p of the token under
- * the untransformed distribution.
+ * Draws token number index of a request. logits[n_vocab] is not changed. mask (a bit per token,
+ * NULL = all allowed) restricts the choice; with an empty mask the result is −1. *logprob, when not
+ * NULL, gets ln p of the token under the untransformed distribution.
  */
 int32_t llm_sample(llm_sampler *s, const float *logits, const uint32_t *mask,
                    const llm_sample_params *p, uint64_t index, float *logprob);
 
 /*
- * One step of lossless speculative sampling with a deterministic draft (prompt lookup: q is a point mass;
- * Leviathan et al. 2211.17192): accepts draft with probability p(draft), else draws from p without it,
- * renormalised. The marginal law is exactly p, and greedy gives exactly the greedy token. Returns the token;
- * *accepted says whether it is the draft.
+ * One step of lossless speculative sampling with a deterministic draft (prompt lookup: q is a point
+ * mass; Leviathan et al. 2211.17192): accepts draft with probability p(draft), else draws from p
+ * without it, renormalised. The marginal law is exactly p, and greedy gives exactly the greedy
+ * token. Returns the token; *accepted says whether it is the draft.
  */
 int32_t llm_sample_verify(llm_sampler *s, const float *logits, const uint32_t *mask,
                           const llm_sample_params *p, uint64_t index, int32_t draft,
