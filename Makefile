@@ -23,7 +23,7 @@ LLM_MODEL     =
 LLM_CPU       =
 LLM_SCHEDULE  =
 LLM_DECODE    =
-LLM_ENGINE    =
+LLM_ENGINE    = llm_prompt
 KERNELS_REF   =
 
 # What only the process has: the server loop, the command line. May print and exit.
@@ -31,7 +31,7 @@ LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         =
+TESTS         = test_alloc test_prompt
 FUZZ          =
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model
 
