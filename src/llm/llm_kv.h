@@ -26,11 +26,14 @@ typedef struct llm_salt
 
 typedef struct llm_kv llm_kv;
 
-/* The pages of one sequence. {0} is empty. */
+/*
+ * The pages of one sequence. {0} is empty. The array grows as needed (llm_alloc); a caller that lends one of enough
+ * capacity never sees an allocation, and empties the table with llm_kv_truncate(…, 0) instead of llm_kv_release.
+ */
 typedef struct llm_kv_table
 {
 	uint32_t *pages;
-	uint32_t n_pages;
+	uint32_t n_pages; /* those that n_slots fill, the last one perhaps in part */
 	uint32_t capacity;
 	uint32_t n_slots; /* tokens whose KV is (or is about to be) in the pages */
 } llm_kv_table;
@@ -52,8 +55,8 @@ typedef struct llm_kv_stats
 {
 	uint32_t n_pages;
 	uint32_t n_free;
-	uint32_t n_cached; /* held by the tree only: can be evicted */
-	uint32_t n_pinned;
+	uint32_t n_cached;     /* held by unpinned entries only: can be evicted, so as good as free */
+	uint32_t n_pinned;     /* held by pinned entries */
 	uint64_t n_hit_tokens; /* since start */
 	uint64_t n_miss_tokens;
 } llm_kv_stats;
@@ -75,6 +78,7 @@ uint32_t llm_kv_page_tokens(const llm_kv *kv);
 /*
  * Starts table (must be empty) with the longest cached prefix of tokens[0, n) under salt, at most n_max tokens;
  * returns the number of tokens found, token-granular: a partly used last page is shared until it is written.
+ * Finds nothing when memory for the table is short.
  */
 uint32_t llm_kv_attach(llm_kv *kv, llm_kv_table *table, const llm_salt *salt, const int32_t *tokens,
                        uint32_t n, uint32_t n_max);
@@ -83,14 +87,18 @@ uint32_t llm_kv_probe(const llm_kv *kv, const llm_salt *salt, const int32_t *tok
 
 /*
  * Makes room for n_new more tokens behind table->n_slots and raises n_slots: takes pages (evicting cached ones if need be)
- * and un-shares a partly filled last page. Appends at most 1 copy and one clear per new page to fixups (room for
- * n_new / page_tokens + 2 + one each). LLM_E_LIMIT when there are not enough pages: table is unchanged then.
+ * and un-shares a partly filled last page. Appends, in the order they must run, at most one copy and one clear per
+ * page taken to fixups[*n_fixups]: room for n_new / page_tokens + 4 is enough. LLM_E_LIMIT when there are not enough
+ * pages, LLM_E_NOMEM when the table cannot grow: table is unchanged then.
  */
 llm_status llm_kv_extend(llm_kv *kv, llm_kv_table *table, const llm_salt *salt, uint32_t n_new,
                          llm_kv_fixup *fixups, uint32_t *n_fixups, llm_error *err);
 /* Takes back the slots behind n_slots (rejected drafts, trie tails); gives whole pages back. */
 void llm_kv_truncate(llm_kv *kv, llm_kv_table *table, uint32_t n_slots);
-/* Shares all of src's first n_slots with the empty table dst. */
+/*
+ * Shares src's first n_slots with the empty table dst. Where src's slots are only written by the coming pass, n_slots
+ * must be whole pages: a copy of a partly filled page would run before its slots are written.
+ */
 llm_status llm_kv_fork(llm_kv *kv, const llm_kv_table *src, uint32_t n_slots, llm_kv_table *dst,
                        llm_error *err);
 /* Gives all pages back; the table is {0} after. */
