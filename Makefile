@@ -21,7 +21,8 @@ LLM_LOAD      =
 LLM_TOKENIZE  =
 LLM_MODEL     =
 LLM_CPU       =
-LLM_SCHEDULE  =
+LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_prefix llm_pack llm_sched llm_sched_pass \
+                llm_sched_queue llm_sched_verify
 LLM_DECODE    =
 LLM_ENGINE    = llm_prompt
 KERNELS_REF   =
@@ -33,7 +34,8 @@ LLM_PROGRAM   =
 
 TESTS         = test_alloc test_prompt
 FUZZ          =
-SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model
+SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
+                test_bench_llm
 
 # --- flags ------------------------------------------------------------------------------
 

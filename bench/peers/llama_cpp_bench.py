@@ -215,7 +215,7 @@ def run_decode(args, emit):
 def run_classify(args, emit):
     """Classification in three ways."""
     n_seq = 64
-    model = Model(args.model, args.threads, n_ctx=4096 + args.batch, n_batch=args.batch, n_seq=n_seq)
+    model = Model(args.model, args.threads, 4096 + args.batch, args.batch, n_seq)
     texts = sample_by_length(args.texts.read_text().splitlines(), args.sample)
     instruction = model.tokens(args.instruction.read_text().strip() + "\n\n")
     rows = [model.tokens(text + SUFFIX) for text in texts]
