@@ -201,42 +201,43 @@ add_piece(llm_sched *s, llm_seq *q, uint32_t n)
 }
 
 /*
- * Runs the next piece of a sequence that has started, in a pass that has room; returns its tokens, 0 when it must
- * wait for the next turn.
+ * Runs the next piece of a sequence that has started, in a pass that has room; returns its tokens. 0 when it must
+ * wait for the next turn: then it goes behind those of its list that have not been tried.
  */
 static uint32_t
 run_started(llm_sched *s, llm_seq *q)
 {
+	llm_sched_caller *c = q->group->caller;
 	uint32_t n;
 
 	trim_draft(q, room_tokens(s) - 1);
-	if ((n = take_pages(s, q)) == 0)
+	n = take_pages(s, q);
+	link_remove(&q->link);
+	if (n > 0)
+		add_piece(s, q, n);
+	else
 	{
 		q->tried = s->turn;
-		return 0;
+		link_insert(q->state == SEQ_DECODE ? &c->decode : &c->prefill, &q->link);
 	}
-	link_remove(&q->link);
-	add_piece(s, q, n);
 	return n;
 }
 
-/* Tries the sequences of a caller's list until one runs. Those that cannot go to its end. */
+/* Tries the sequences of a caller's list until one runs. */
 static uint32_t
 run_list(llm_sched *s, llm_link *list)
 {
-	while (!link_empty(list))
+	uint32_t n = 0;
+
+	while (n == 0 && !link_empty(list))
 	{
 		llm_seq *q = LINK_OF(list->next, llm_seq, link);
-		uint32_t n;
 
 		if (q->tried == s->turn)
 			break;
-		if ((n = run_started(s, q)) > 0)
-			return n;
-		link_remove(&q->link);
-		link_insert(list, &q->link);
+		n = run_started(s, q);
 	}
-	return 0;
+	return n;
 }
 
 /*
