@@ -59,8 +59,11 @@ typedef enum pp_dtype
 typedef enum pp_precision
 {
 	PP_PREC_F32 = 0,   /* float weights and activations: the oracle */
-	PP_PREC_INT8 = 1,  /* int8 weights (a scale per row), activations quantised per token row */
-	PP_PREC_NATIVE = 2 /* weights as stored (CUDA: bf16, q4, q8, fp8) */
+	PP_PREC_INT8 = 1,  /* int8 weights (a scale per row), activations quantised per token row, both after a
+	                      Hadamard rotation of blocks of columns (QuaRot, arXiv 2404.00456), without which
+	                      outlier channels cost SmolLM2 3 % of perplexity instead of 0.5 % */
+	PP_PREC_NATIVE = 2 /* weights as stored (CUDA: bf16, q4, q8, fp8). On the CPU a lookup table: nothing is
+	                      copied, the parts' data must outlive the matrix, and only embed() takes it */
 } pp_precision;
 
 /*
