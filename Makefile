@@ -32,10 +32,10 @@ LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_prompt
+TESTS         = test_alloc test_prompt test_sim
 FUZZ          =
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
-                test_bench_llm
+                test_wrap_comments test_bench_llm
 
 # --- flags ------------------------------------------------------------------------------
 
@@ -122,7 +122,8 @@ install-engine: $(BUILD)/prepack-engine
 uninstall:                      ## remove what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/prepack-engine
 
-format:                         ## lay out all C files by .clang-format
+format:                         ## wrap wide comments, lay out all C files by .clang-format
+	git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs scripts/wrap-comments
 	git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format -i
 
 clean:                          ## remove everything built
