@@ -1,8 +1,10 @@
 /*
- * llm_arch.c: see llm_arch.h. The families' fixed part, the getters both readers use, the final checks.
+ * llm_arch.c: see llm_arch.h. The families' fixed part, the getters both readers use, the final
+ * checks.
  *
- * A description is filled from the family's row below, then from the file (llm_arch_hf.c, llm_arch_gguf.c); at the
- * end arch_check looks at the whole, so that no later code meets a shape it cannot compute.
+ * A description is filled from the family's row below, then from the file (llm_arch_hf.c,
+ * llm_arch_gguf.c); at the end arch_check looks at the whole, so that no later code meets a shape
+ * it cannot compute.
  *
  * Ownership: the per-layer arrays and the frequencies live in the arch's arena.
  */

@@ -1,10 +1,11 @@
 /*
  * llm_arch_gguf.c: reads GGUF metadata into an llm_arch.
  *
- * What the converters did to the weights decides the arithmetic: "llama" files have the rows of q and k reordered
- * so that rotated pairs are adjacent, Gemma's norm weights already hold w + 1, Llama 3's frequency scaling is a
- * tensor of divisors (rope_freqs.weight), XLM-RoBERTa comes as "bert" with its position table cut to start at 0.
- * Biases are told by the presence of their tensors, a tied head by the absence of output.weight. Keys under
+ * What the converters did to the weights decides the arithmetic: "llama" files have the rows of q
+ * and k reordered so that rotated pairs are adjacent, Gemma's norm weights already hold w + 1,
+ * Llama 3's frequency scaling is a tensor of divisors (rope_freqs.weight), XLM-RoBERTa comes as
+ * "bert" with its position table cut to start at 0. Biases are told by the presence of their
+ * tensors, a tied head by the absence of output.weight. Keys under
  * "<architecture>." that are not understood are refused (llm_arch_keys.c).
  */
 #include <math.h>
@@ -75,7 +76,8 @@ read_tensors(arch_reader *r)
 	arch->tied = arch->decoder && rows_of(r, "output.weight") == 0;
 }
 
-/* Gemma's scale and softcaps. The format has no query_pre_attn_scalar: the largest models differ, by size. */
+/* Gemma's scale and softcaps. The format has no query_pre_attn_scalar: the largest models differ,
+ * by size. */
 static void
 read_gemma(arch_reader *r)
 {
@@ -166,7 +168,8 @@ read_scaling(arch_reader *r, arch_rope *rope)
 		arch_fail(r, LLM_E_UNSUPPORTED, "rope scaling \"%.60s\" is not implemented", type);
 }
 
-/* LongRoPE: the short factors and their context. Files carry no scaling type for it, only the tensors. */
+/* LongRoPE: the short factors and their context. Files carry no scaling type for it, only the
+ * tensors. */
 static void
 read_longrope(arch_reader *r, arch_rope *rope)
 {
@@ -183,7 +186,8 @@ read_longrope(arch_reader *r, arch_rope *rope)
 		r->arch->n_ctx = (uint32_t) rope->n_ctx_orig; /* beyond it the long factors would apply */
 }
 
-/* The rotary embeddings of all layers. Gemma 3's sliding layers have a base of their own and no scaling. */
+/* The rotary embeddings of all layers. Gemma 3's sliding layers have a base of their own and no
+ * scaling. */
 static void
 read_ropes(arch_reader *r)
 {
@@ -211,7 +215,8 @@ read_ropes(arch_reader *r)
 		r->arch->rope[i] = r->arch->attn[i].window > 0 ? sliding : full;
 }
 
-/* Pooling or classifier of an encoder. Embeddings are normalised, as the format's own runtime does. */
+/* Pooling or classifier of an encoder. Embeddings are normalised, as the format's own runtime does.
+ */
 static void
 read_pooling(arch_reader *r)
 {

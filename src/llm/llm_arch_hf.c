@@ -1,9 +1,10 @@
 /*
  * llm_arch_hf.c: reads config.json of a Hugging Face folder into an llm_arch.
  *
- * Old and new spellings are both read: rope_theta and rope_scaling beside rope_parameters, sliding_window_pattern
- * beside layer_types. Where a key is absent the default is the one of the family's own configuration class, since
- * that is what the weights were trained under. Keys that are not understood are refused (llm_arch_keys.c).
+ * Old and new spellings are both read: rope_theta and rope_scaling beside rope_parameters,
+ * sliding_window_pattern beside layer_types. Where a key is absent the default is the one of the
+ * family's own configuration class, since that is what the weights were trained under. Keys that
+ * are not understood are refused (llm_arch_keys.c).
  */
 #include <math.h>
 #include <stdio.h>
@@ -30,7 +31,8 @@ tensor_rows(const arch_reader *r, const char *name)
 	return t != NULL && t->n_dims >= 1 && t->dims[0] <= UINT32_MAX ? (uint32_t) t->dims[0] : 0;
 }
 
-/* The activation after the classifier: sentence-transformers' rule, sigmoid for one class unless told otherwise. */
+/* The activation after the classifier: sentence-transformers' rule, sigmoid for one class unless
+ * told otherwise. */
 static void
 read_score_activation(arch_reader *r)
 {

@@ -1,9 +1,9 @@
 /*
  * llm_arch_internal.h: what the readers of config.json and of GGUF metadata share.
  *
- * Both formats are read through one arch_reader, whose getters look a key up in whichever source it has. The
- * first failure sticks: later getters return harmless defaults, so that a reader is a straight list of
- * assignments and the status is looked at once, at its end.
+ * Both formats are read through one arch_reader, whose getters look a key up in whichever source it
+ * has. The first failure sticks: later getters return harmless defaults, so that a reader is a
+ * straight list of assignments and the status is looked at once, at its end.
  */
 #ifndef LLM_ARCH_INTERNAL_H
 #define LLM_ARCH_INTERNAL_H
@@ -53,8 +53,9 @@ void arch_fail(arch_reader *r, llm_status code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 /*
- * The getters. A key of GGUF is given without its "<architecture>." prefix. Absent (or JSON null): the default; of
- * another kind or out of range: a failure. arch_need_u32 wants the key there and 1 … max.
+ * The getters. A key of GGUF is given without its "<architecture>." prefix. Absent (or JSON null):
+ * the default; of another kind or out of range: a failure. arch_need_u32 wants the key there and 1
+ * … max.
  */
 bool arch_has(const arch_reader *r, const char *key);
 uint32_t arch_need_u32(arch_reader *r, const char *key, uint32_t max);
@@ -99,7 +100,8 @@ void arch_begin(arch_reader *r);
 void arch_set_heads(arch_reader *r, uint32_t n_heads, uint32_t n_kv_heads, uint32_t d_head);
 void arch_check(arch_reader *r);
 
-/* The readers: everything but the pooling of sentence-transformers folders, which arch_read_pooling adds. */
+/* The readers: everything but the pooling of sentence-transformers folders, which arch_read_pooling
+ * adds. */
 void arch_read_hf(arch_reader *r);
 void arch_read_hf_pooling(arch_reader *r);
 void arch_read_gguf(arch_reader *r);

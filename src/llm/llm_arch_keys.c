@@ -1,11 +1,13 @@
 /*
- * llm_arch_keys.c: which configuration keys are understood, so that every other one is refused by name.
+ * llm_arch_keys.c: which configuration keys are understood, so that every other one is refused by
+ * name.
  *
- * A key nobody knows may change the maths (a new scaling, a gate, a mixture of experts), and a model computed
- * without it gives plausible nonsense. So the rule is an allow-list: a key is read somewhere, or known to be inert
- * (training, generation defaults, bookkeeping), or else its value must be null, false or empty, which is how
- * configurations spell "not used". The price is that a harmless new key stops a load until the list has it; the
- * message names the key, and deleting it from config.json is the way around.
+ * A key nobody knows may change the maths (a new scaling, a gate, a mixture of experts), and a
+ * model computed without it gives plausible nonsense. So the rule is an allow-list: a key is read
+ * somewhere, or known to be inert (training, generation defaults, bookkeeping), or else its value
+ * must be null, false or empty, which is how configurations spell "not used". The price is that a
+ * harmless new key stops a load until the list has it; the message names the key, and deleting it
+ * from config.json is the way around.
  */
 #include <string.h>
 
@@ -67,7 +69,8 @@ static const known_key hf_read[] = {
     {"sbert_ce_default_activation_function", ARCH_ENCODERS},
 };
 
-/* Keys that leave inference alone: training, generation defaults, bookkeeping, tokens (the tokenizer's matter). */
+/* Keys that leave inference alone: training, generation defaults, bookkeeping, tokens (the
+ * tokenizer's matter). */
 static const char *const hf_inert[] = {
     "attention_dropout",
     "attention_probs_dropout_prob",
@@ -211,7 +214,8 @@ is_read(const char *key, llm_family family)
 	return false;
 }
 
-/* Gemma's classes carry a hidden_act that they do not look at; ModernBERT the name of positions it has not. */
+/* Gemma's classes carry a hidden_act that they do not look at; ModernBERT the name of positions it
+ * has not. */
 static bool
 is_inert(const char *key, llm_family family)
 {

@@ -1,10 +1,10 @@
 /*
  * llm_arch_pool.c: how a folder made by sentence-transformers turns hidden states into one vector.
  *
- * modules.json lists the steps. Transformer, Pooling and Normalize are implemented, in that order; any other (a
- * Dense projection, say) changes the vector and is refused by name. Without the file the library takes the mean
- * of the tokens and does not normalise, and so does prepack. max_seq_length of sentence_bert_config.json bounds the
- * context, as the library cuts texts there.
+ * modules.json lists the steps. Transformer, Pooling and Normalize are implemented, in that order;
+ * any other (a Dense projection, say) changes the vector and is refused by name. Without the file
+ * the library takes the mean of the tokens and does not normalise, and so does prepack.
+ * max_seq_length of sentence_bert_config.json bounds the context, as the library cuts texts there.
  */
 #include <stdio.h>
 #include <string.h>

@@ -1,11 +1,11 @@
 /*
  * llm_arch_rope.c: the frequencies of rotary embeddings, scaling included.
  *
- * Frequencies are fixed at load: dimension pair i of n turns by pos · inv_freq[i], inv_freq[i] = θ^(−2i/n) before
- * scaling (arXiv 2104.09864). A scaling whose frequencies depend on the length of the sequence (dynamic NTK) would
- * make keys that are shared between sequences of different lengths wrong, so it is refused by the readers; for the
- * same reason LongRoPE uses its short factors and the context ends where they do. Computed in double and rounded
- * once.
+ * Frequencies are fixed at load: dimension pair i of n turns by pos · inv_freq[i], inv_freq[i] =
+ * θ^(−2i/n) before scaling (arXiv 2104.09864). A scaling whose frequencies depend on the length of
+ * the sequence (dynamic NTK) would make keys that are shared between sequences of different lengths
+ * wrong, so it is refused by the readers; for the same reason LongRoPE uses its short factors and
+ * the context ends where they do. Computed in double and rounded once.
  */
 #include <math.h>
 
@@ -28,7 +28,8 @@ arch_rope_init(arch_rope *rope, double theta, uint32_t n_dims)
 	                    .truncate = true};
 }
 
-/* Llama 3: by wavelength, long waves are stretched by factor, short ones kept, a linear ramp between. */
+/* Llama 3: by wavelength, long waves are stretched by factor, short ones kept, a linear ramp
+ * between. */
 static double
 scale_llama3(const arch_rope *rope, double freq)
 {
@@ -50,7 +51,8 @@ yarn_dimension(const arch_rope *rope, double r)
 	return rope->n_dims * log(rope->n_ctx_orig / (r * TWO_PI)) / (2.0 * log(rope->theta));
 }
 
-/* YaRN's "NTK by parts" (eq. 18–20): interpolate slow dimensions, keep fast ones, a ramp between. */
+/* YaRN's "NTK by parts" (eq. 18–20): interpolate slow dimensions, keep fast ones, a ramp between.
+ */
 static double
 scale_yarn(const arch_rope *rope, double freq, uint32_t i)
 {
