@@ -277,6 +277,21 @@ llm_kv_pin(llm_kv *kv, const llm_salt *salt, const int32_t *tokens, uint32_t n, 
 	return LLM_OK;
 }
 
+/* Counts the table's own pinned pages once, and one page more where a shared tail must be copied. */
+bool
+llm_kv_unpin_for(llm_kv *kv, const llm_kv_table *table, uint32_t n_new)
+{
+	uint64_t n_pages = (uint64_t) llm_page_count(&kv->pool, table->n_slots + n_new) +
+	                   tail_is_shared(kv, table) + kv->pool.n_pinned;
+
+	for (uint32_t i = 0; i < table->n_pages; i++)
+		n_pages -= kv->pool.pages[table->pages[i]].locked_refs > 0;
+	if (kv->pool.n_pinned == 0 || n_pages <= kv->pool.n_pages)
+		return false;
+	llm_prefix_unpin_all(&kv->tree);
+	return true;
+}
+
 /* Pages that sequences still use become free when these end. */
 uint32_t
 llm_kv_drop_cache(llm_kv *kv, bool pinned)

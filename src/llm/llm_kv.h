@@ -110,6 +110,11 @@ llm_status llm_kv_insert(llm_kv *kv, const llm_kv_table *table, const llm_salt *
 /* Pins or unpins the entry that ends exactly at tokens[0, n). LLM_E_NOT_FOUND if there is none. */
 llm_status llm_kv_pin(llm_kv *kv, const llm_salt *salt, const int32_t *tokens, uint32_t n, bool pin,
                       llm_error *err);
+/*
+ * A pin is a wish, not a claim: where table could not grow by n_new tokens even with every page but the pinned ones to
+ * itself, unpins all entries and returns true.
+ */
+bool llm_kv_unpin_for(llm_kv *kv, const llm_kv_table *table, uint32_t n_new);
 /* Drops every unpinned entry (all, with pinned) and returns the number of pages freed. */
 uint32_t llm_kv_drop_cache(llm_kv *kv, bool pinned);
 /* Writes up to max entries; returns how many there are. */

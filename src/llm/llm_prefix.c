@@ -444,13 +444,21 @@ llm_prefix_evict_page(llm_prefix_tree *tree, uint32_t page)
 		leaf_remove(tree, tree->oldest);
 }
 
+/* Walks the hash table, which holds every node. */
+void
+llm_prefix_unpin_all(llm_prefix_tree *tree)
+{
+	for (uint32_t i = 0; i < tree->n_buckets; i++)
+		for (llm_prefix_node *node = tree->buckets[i]; node != NULL; node = node->chain)
+			llm_prefix_pin(tree, node, false);
+}
+
 /* Unpins everything if asked to, then empties the eviction list from its old end. */
 void
 llm_prefix_drop(llm_prefix_tree *tree, bool pinned)
 {
-	for (uint32_t i = 0; pinned && i < tree->n_buckets; i++)
-		for (llm_prefix_node *node = tree->buckets[i]; node != NULL; node = node->chain)
-			llm_prefix_pin(tree, node, false);
+	if (pinned)
+		llm_prefix_unpin_all(tree);
 	while (tree->oldest != NULL)
 		leaf_remove(tree, tree->oldest);
 }

@@ -67,6 +67,7 @@ void llm_prefix_touch(llm_prefix_tree *tree, llm_prefix_node *node, bool hit);
 llm_status llm_prefix_insert(llm_prefix_tree *tree, const uint32_t *pages, const llm_salt *salt,
                              const int32_t *tokens, uint32_t n, llm_error *err);
 void llm_prefix_pin(llm_prefix_tree *tree, llm_prefix_node *node, bool pin);
+void llm_prefix_unpin_all(llm_prefix_tree *tree);
 /* Evicts, oldest first, until n_free pages are free or nothing that could be freed is left. */
 void llm_prefix_evict(llm_prefix_tree *tree, uint32_t n_free);
 /* Evicts, oldest first, until no node holds page (which no locked node does). */

@@ -21,8 +21,8 @@
  *	6. Out of pages: evict cached prefixes; else put back the youngest sequence that has started, batch first (its
  *	   pages are freed; it is recomputed later, generated tokens included); else wait. A batch sequence puts back only
  *	   younger ones and only once it has started itself, so the oldest always gets on; one that went without
- *	   pages is first in its class at the next pass. Where nothing could run otherwise, pinned prefixes are dropped
- *	   too. A sequence that cannot fit even alone fails at submit.
+ *	   pages is first in its class at the next pass. Pins give way where a sequence could not have
+ *	   its pages even alone. A sequence that cannot fit even alone fails at submit.
  *	7. A cancelled sequence is gone from the next pass.
  */
 #ifndef LLM_SCHED_H

@@ -171,7 +171,8 @@ take_pages(llm_sched *s, llm_seq *q)
 			return n;
 		if (status == LLM_E_LIMIT && q->n_draft > 0)
 			trim_draft(q, 0);
-		else if (status != LLM_E_LIMIT || !put_back_for(s, q, n))
+		else if (status != LLM_E_LIMIT ||
+		         (!llm_kv_unpin_for(s->kv, &q->table, n) && !put_back_for(s, q, n)))
 		{
 			note_refusal(s, q);
 			break;
@@ -414,7 +415,7 @@ fill_pass(llm_sched *s)
 		fill_class(s, class_);
 }
 
-/* When nothing runs although something waits, pins are in the way: they are wishes, not claims. */
+/* What waits always gets on: the oldest sequence can have every page if need be. */
 uint32_t
 llm_sched_next(llm_sched *s, const llm_work **work, const llm_kv_fixup **fixups, uint32_t *n_fixups)
 {
@@ -425,11 +426,6 @@ llm_sched_next(llm_sched *s, const llm_work **work, const llm_kv_fixup **fixups,
 		return 0;
 	s->n_work = s->n_fixups = s->n_pass_tokens = 0;
 	fill_pass(s);
-	if (s->n_work == 0 && s->n_live > 0)
-	{
-		llm_kv_drop_cache(s->kv, true);
-		fill_pass(s);
-	}
 	s->in_pass = s->n_work > 0;
 	s->stats.n_passes += s->in_pass;
 	*n_fixups = s->n_fixups;
