@@ -19,7 +19,7 @@ FUZZ_SECONDS = 60
 LLM_BASE      = llm_status llm_alloc
 LLM_LOAD      =
 LLM_TOKENIZE  =
-LLM_MODEL     =
+LLM_MODEL     = llm_arch llm_arch_gguf llm_arch_hf llm_arch_keys llm_arch_pool llm_arch_rope
 LLM_CPU       =
 LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_prefix llm_pack llm_sched llm_sched_pass \
                 llm_sched_queue llm_sched_verify
