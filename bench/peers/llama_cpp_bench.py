@@ -246,7 +246,7 @@ def main():
     parser.add_argument("--texts", type=pathlib.Path)
     parser.add_argument("--instruction", type=pathlib.Path)
     parser.add_argument("--labels", default="billing,delivery,technical,other")
-    parser.add_argument("--sample", type=int, default=200)
+    parser.add_argument("--sample", type=int, default=100)
     args = parser.parse_args()
     ll.llama_log_set(QUIET, None)
     ll.llama_backend_init()
