@@ -17,10 +17,11 @@
 llm_status
 llm_prefix_init(llm_prefix_tree *tree, llm_page_pool *pool, llm_error *err)
 {
-	*tree = (llm_prefix_tree){.pool = pool, .n_buckets = BUCKETS_MIN};
+	*tree = (llm_prefix_tree){.pool = pool};
 	tree->buckets = llm_calloc(BUCKETS_MIN, sizeof(*tree->buckets));
 	if (tree->buckets == NULL)
 		return llm_fail(err, LLM_E_NOMEM, "out of memory for the prefix tree");
+	tree->n_buckets = BUCKETS_MIN;
 	return LLM_OK;
 }
 
