@@ -24,7 +24,9 @@ class CheckLayers(unittest.TestCase):
         self.write("src/llm/llm_a.h", '#include "kernels.h"\nint llm_a(int32_t n);\n')
         self.write("src/llm/llm_a.c",
                    '#include "llm_a.h"\nint llm_a(int32_t n) { pp_copy(&n); return n; }\n')
-        self.write("src/client.c", '#include "llm/llm_wire.h"\n')
+        self.write("src/llm/llm_status.h", "typedef enum llm_status { LLM_OK } llm_status;\n")
+        self.write("src/client.c",
+                   '#include "llm/llm_wire.h"\n#include "llm/llm_status.h"\n')
 
     def write(self, path, text):
         """Puts one file into the tree under test."""
