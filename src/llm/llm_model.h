@@ -47,7 +47,7 @@ typedef struct llm_model
 	float *embed_norm_w, *embed_norm_b;
 	float *final_norm_w, *final_norm_b;
 	pp_matrix *cls_dense, *cls_out;
-	float *cls_dense_b, *cls_out_b, *cls_norm_w;
+	float *cls_dense_b, *cls_out_b, *cls_norm_w, *cls_norm_b;
 	llm_layer *layers; /* [n_layers] */
 	uint64_t bytes;    /* device bytes of the weights */
 	uint64_t n_params;

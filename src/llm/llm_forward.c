@@ -1,0 +1,505 @@
+/*
+ * llm_forward.c: see llm_forward.h. The workspace, the layers, the decoder's head.
+ *
+ * One walk over the layers serves every family: where the norms stand (before a block, after it, or
+ * both) is the only difference in structure, the rest is in the op's arguments. Additions to the
+ * residual stream are fused into the norm that follows them. Only the rows asked for reach the
+ * final norm and the head, and the head runs in blocks of rows, so that its output never takes more
+ * than a few rows times the vocabulary.
+ *
+ * Ownership: device scratch belongs to the workspace; the logits of the last pass are made on
+ * demand from the normed rows that it keeps. One thread at a time.
+ */
+#include "llm_forward.h"
+
+#include <string.h>
+
+#include "llm_check.h"
+#include "llm_forward_internal.h"
+
+/* The head reads its whole matrix once a block of rows: enough of them to make that cheap. */
+#define LOGIT_ROWS_MAX 32u
+
+/* Widths of the scratch, in floats a token or a row. */
+typedef struct scratch_sizes
+{
+	uint64_t d;
+	uint64_t wide;
+	uint64_t wide2;
+	uint64_t logits; /* of the whole logits buffer */
+	uint32_t logit_rows;
+} scratch_sizes;
+
+/* The larger of two. */
+static uint64_t
+max_u64(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* What the model's layers need. */
+static scratch_sizes
+sizes_of(const llm_model *m, uint32_t max_rows)
+{
+	const llm_arch *arch = &m->arch;
+	scratch_sizes s = {.d = arch->d_model};
+
+	s.wide = (uint64_t) arch->d_ff * (arch->mlp_gated ? 2 : 1);
+	s.wide2 = arch->d_ff;
+	for (uint32_t i = 0; i < arch->n_layers; i++)
+	{
+		uint64_t q = (uint64_t) arch->attn[i].n_heads * arch->attn[i].d_head;
+
+		s.wide = max_u64(s.wide, q + 2ull * arch->attn[i].n_kv_heads * arch->attn[i].d_head);
+		s.wide2 = max_u64(s.wide2, q);
+	}
+	s.logit_rows = max_rows < LOGIT_ROWS_MAX ? max_rows : LOGIT_ROWS_MAX;
+	s.logits = arch->decoder ? (uint64_t) s.logit_rows * arch->n_vocab
+	                         : (uint64_t) max_rows * arch->n_classes;
+	return s;
+}
+
+uint64_t
+llm_workspace_bytes(const llm_model *m, uint32_t max_tokens, uint32_t max_rows)
+{
+	scratch_sizes s = sizes_of(m, max_rows);
+
+	return (max_tokens * (3 * s.d + s.wide + s.wide2) + 2 * max_rows * s.d + s.logits +
+	        s.logit_rows) *
+	           sizeof(float) +
+	       max_tokens * sizeof(uint32_t);
+}
+
+/* Takes n * width floats on the device; NULL when there is no memory. */
+static float *
+take_floats(const llm_workspace *ws, uint64_t n, uint64_t width)
+{
+	uint64_t bytes;
+
+	if (!pp_mul_ok(n, width, &bytes) || !pp_mul_ok(bytes, sizeof(float), &bytes) ||
+	    bytes > SIZE_MAX)
+		return NULL;
+	return ws->m->be->ops->alloc(ws->m->be, bytes > 0 ? (size_t) bytes : sizeof(float));
+}
+
+llm_status
+llm_workspace_create(const llm_model *m, uint32_t max_tokens, uint32_t max_rows,
+                     llm_workspace **out, llm_error *err)
+{
+	scratch_sizes s = sizes_of(m, max_rows);
+	llm_workspace *ws;
+
+	*out = NULL;
+	if (max_tokens == 0 || max_rows == 0)
+		return llm_fail(err, LLM_E_RANGE, "a workspace needs at least one token and one row");
+	if ((ws = llm_calloc(1, sizeof(*ws))) == NULL)
+		return llm_fail(err, LLM_E_NOMEM, "out of memory");
+	ws->m = m;
+	ws->max_tokens = max_tokens;
+	ws->max_rows = max_rows;
+	ws->max_logit_rows = s.logit_rows;
+	ws->x = take_floats(ws, max_tokens, s.d);
+	ws->normed = take_floats(ws, max_tokens, s.d);
+	ws->delta = take_floats(ws, max_tokens, s.d);
+	ws->wide = take_floats(ws, max_tokens, s.wide);
+	ws->wide2 = take_floats(ws, max_tokens, s.wide2);
+	ws->rows = take_floats(ws, max_rows, s.d);
+	ws->rows2 = take_floats(ws, max_rows, s.d);
+	ws->logits = take_floats(ws, s.logits, 1);
+	ws->lse = take_floats(ws, s.logit_rows, 1);
+	ws->index = llm_malloc_array(max_tokens, sizeof(uint32_t));
+	if (ws->x == NULL || ws->normed == NULL || ws->delta == NULL || ws->wide == NULL ||
+	    ws->wide2 == NULL || ws->rows == NULL || ws->rows2 == NULL || ws->logits == NULL ||
+	    ws->lse == NULL || ws->index == NULL)
+	{
+		llm_workspace_free(ws);
+		return llm_fail(err, LLM_E_NOMEM, "no memory for the scratch of %u tokens", max_tokens);
+	}
+	*out = ws;
+	return LLM_OK;
+}
+
+void
+llm_workspace_free(llm_workspace *ws)
+{
+	if (ws == NULL)
+		return;
+	float *buffers[] = {ws->x,    ws->normed, ws->delta,  ws->wide, ws->wide2,
+	                    ws->rows, ws->rows2,  ws->logits, ws->lse};
+
+	for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
+		if (buffers[i] != NULL)
+			ws->m->be->ops->release(ws->m->be, buffers[i]);
+	llm_free(ws->index);
+	llm_free(ws);
+}
+
+void
+llm_workspace_tap(llm_workspace *ws, int layer, float *out)
+{
+	ws->tap_layer = layer;
+	ws->tap = out;
+}
+
+/* Turns a backend's result into a status, with its message. */
+llm_status
+forward_check(const llm_workspace *ws, pp_result result, llm_error *err)
+{
+	switch (result)
+	{
+		case PP_OK:
+			return LLM_OK;
+		case PP_E_NOMEM:
+			return llm_fail(err, LLM_E_NOMEM, "%.200s", ws->m->be->message);
+		case PP_E_UNSUPPORTED:
+			return llm_fail(err, LLM_E_UNSUPPORTED, "%.200s", ws->m->be->message);
+		default:
+			return llm_fail(err, LLM_E_DEVICE, "%.200s", ws->m->be->message);
+	}
+}
+
+/* The segments must cover the tokens in order, with nothing between them. */
+static llm_status
+check_segments(const llm_batch *batch, llm_error *err)
+{
+	uint64_t next = 0;
+
+	for (uint32_t s = 0; s < batch->n_segs; s++)
+	{
+		if (batch->segs[s].first_token != next)
+			return llm_fail(err, LLM_E_RANGE, "segment %u does not follow the one before", s);
+		next += batch->segs[s].n_new;
+	}
+	if (next != batch->n_tokens)
+		return llm_fail(err, LLM_E_RANGE, "the segments do not cover the batch");
+	return LLM_OK;
+}
+
+/* Checks a batch against the model and the workspace. */
+llm_status
+forward_check_batch(const llm_workspace *ws, const llm_batch *batch, llm_error *err)
+{
+	const llm_arch *arch = &ws->m->arch;
+
+	if (batch->n_tokens > ws->max_tokens)
+		return llm_fail(err, LLM_E_RANGE, "%u tokens are more than the workspace's %u",
+		                batch->n_tokens, ws->max_tokens);
+	for (uint32_t t = 0; t < batch->n_tokens; t++)
+	{
+		if (batch->tokens[t] < 0 || (uint32_t) batch->tokens[t] >= arch->n_vocab)
+			return llm_fail(err, LLM_E_RANGE, "token %d is not in the vocabulary",
+			                batch->tokens[t]);
+		if (batch->pos[t] >= arch->n_ctx)
+			return llm_fail(err, LLM_E_TOO_LONG, "position %u is beyond the model's context of %u",
+			                batch->pos[t], arch->n_ctx);
+		if (batch->types != NULL && arch->n_token_types > 0 &&
+		    batch->types[t] >= arch->n_token_types)
+			return llm_fail(err, LLM_E_RANGE, "token type %u is not in the table", batch->types[t]);
+	}
+	return check_segments(batch, err);
+}
+
+/* x = embeddings of the tokens, with positions, token types and a norm where the model has them. */
+static pp_result
+embed_tokens(llm_workspace *ws, const llm_batch *batch)
+{
+	const llm_model *m = ws->m;
+	const llm_arch *arch = &m->arch;
+	const pp_ops *ops = m->be->ops;
+	uint32_t n = batch->n_tokens;
+	pp_result result = ops->embed(m->be, ws->x, m->embed, batch->tokens, n, arch->embed_scale);
+
+	if (result == PP_OK && m->type_table != NULL)
+	{
+		for (uint32_t t = 0; t < n; t++)
+			ws->index[t] = batch->types != NULL ? batch->types[t] : 0;
+		result = ops->add_rows(m->be, ws->x, m->type_table, ws->index, n, arch->d_model);
+	}
+	if (result == PP_OK && m->pos_table != NULL)
+	{
+		for (uint32_t t = 0; t < n; t++)
+			ws->index[t] = batch->pos[t] + arch->pos_offset;
+		result = ops->add_rows(m->be, ws->x, m->pos_table, ws->index, n, arch->d_model);
+	}
+	if (result == PP_OK && arch->embed_norm)
+		result = ops->norm(m->be, ws->x, ws->x, NULL, m->embed_norm_w, m->embed_norm_b, n,
+		                   arch->d_model, arch->norm_eps, arch->norm_kind, arch->norm_plus_one);
+	return result;
+}
+
+/* out = norm(x += add), with the model's kind of norm. */
+static pp_result
+layer_norm(const llm_workspace *ws, float *out, float *x, const float *add, const float *w,
+           const float *b, uint32_t n)
+{
+	const llm_arch *arch = &ws->m->arch;
+
+	return ws->m->be->ops->norm(ws->m->be, out, x, add, w, b, n, arch->d_model, arch->norm_eps,
+	                            arch->norm_kind, arch->norm_plus_one);
+}
+
+/* delta = attention block of in. */
+static pp_result
+run_attention(llm_workspace *ws, const llm_batch *batch, uint32_t i, const float *in)
+{
+	const llm_model *m = ws->m;
+	const llm_arch *arch = &m->arch;
+	const llm_layer *layer = &m->layers[i];
+	const pp_ops *ops = m->be->ops;
+	uint32_t n = batch->n_tokens;
+	pp_result result = ops->matmul(m->be, ws->wide, in, layer->qkv, layer->qkv_bias, n);
+
+	if (result == PP_OK)
+		result =
+		    ops->qkv_prepare(m->be, ws->wide2, ws->wide, batch->pos, batch->segs, batch->n_segs, n,
+		                     i, &arch->attn[i], &arch->rope[i], layer->q_norm, layer->k_norm,
+		                     arch->norm_eps, arch->norm_plus_one);
+	if (result == PP_OK)
+		result = ops->attention(m->be, ws->wide, ws->wide2, batch->segs, batch->n_segs, n, i,
+		                        &arch->attn[i]);
+	if (result == PP_OK)
+		result = ops->matmul(m->be, ws->delta, ws->wide, layer->attn_out, layer->attn_out_bias, n);
+	if (result == PP_OK && layer->attn_post_norm != NULL)
+		result = layer_norm(ws, ws->delta, ws->delta, NULL, layer->attn_post_norm, NULL, n);
+	return result;
+}
+
+/* delta = MLP block of in. */
+static pp_result
+run_mlp(llm_workspace *ws, uint32_t n, uint32_t i, const float *in)
+{
+	const llm_model *m = ws->m;
+	const llm_arch *arch = &m->arch;
+	const llm_layer *layer = &m->layers[i];
+	const pp_ops *ops = m->be->ops;
+	pp_result result = ops->matmul(m->be, ws->wide, in, layer->ffn_in, layer->ffn_in_bias, n);
+
+	if (result == PP_OK)
+		result =
+		    ops->activate(m->be, ws->wide2, ws->wide, n, arch->d_ff, arch->act, arch->mlp_gated);
+	if (result == PP_OK)
+		result = ops->matmul(m->be, ws->delta, ws->wide2, layer->ffn_out, layer->ffn_out_bias, n);
+	if (result == PP_OK && layer->ffn_post_norm != NULL)
+		result = layer_norm(ws, ws->delta, ws->delta, NULL, layer->ffn_post_norm, NULL, n);
+	return result;
+}
+
+/* One layer with norms before its blocks (and perhaps after, inside run_*): delta is left pending.
+ */
+static pp_result
+run_layer_pre(llm_workspace *ws, const llm_batch *batch, uint32_t i)
+{
+	const llm_layer *layer = &ws->m->layers[i];
+	const float *in = ws->normed;
+	uint32_t n = batch->n_tokens;
+	pp_result result = PP_OK;
+
+	if (layer->attn_norm == NULL)
+		in = ws->x; /* only ever layer 0, which has no delta before it */
+	else
+		result = layer_norm(ws, ws->normed, ws->x, i > 0 ? ws->delta : NULL, layer->attn_norm,
+		                    layer->attn_norm_b, n);
+	if (result == PP_OK)
+		result = run_attention(ws, batch, i, in);
+	if (result == PP_OK)
+		result =
+		    layer_norm(ws, ws->normed, ws->x, ws->delta, layer->ffn_norm, layer->ffn_norm_b, n);
+	if (result == PP_OK)
+		result = run_mlp(ws, n, i, ws->normed);
+	return result;
+}
+
+/* One layer with norms after its blocks: x is complete. */
+static pp_result
+run_layer_post(llm_workspace *ws, const llm_batch *batch, uint32_t i)
+{
+	const llm_layer *layer = &ws->m->layers[i];
+	uint32_t n = batch->n_tokens;
+	pp_result result = run_attention(ws, batch, i, ws->x);
+
+	if (result == PP_OK)
+		result = layer_norm(ws, ws->x, ws->x, ws->delta, layer->attn_norm, layer->attn_norm_b, n);
+	if (result == PP_OK)
+		result = run_mlp(ws, n, i, ws->x);
+	if (result == PP_OK)
+		result = layer_norm(ws, ws->x, ws->x, ws->delta, layer->ffn_norm, layer->ffn_norm_b, n);
+	return result;
+}
+
+/* Copies the hidden state out, when this is the layer asked for. */
+static pp_result
+tap_state(llm_workspace *ws, uint32_t n, int layer, bool pending)
+{
+	pp_backend *be = ws->m->be;
+	size_t bytes = (size_t) n * ws->m->arch.d_model * sizeof(float);
+	pp_result result;
+
+	if (ws->tap == NULL || ws->tap_layer != layer)
+		return PP_OK;
+	if (pending)
+	{
+		/* normed is free between layers: the sum goes there, x and delta stay apart */
+		memset(ws->tap, 0, bytes);
+		result = be->ops->upload(be, ws->normed, ws->tap, bytes);
+		if (result == PP_OK)
+			result = be->ops->add(be, ws->normed, ws->x, n, ws->m->arch.d_model);
+		if (result == PP_OK)
+			result = be->ops->add(be, ws->normed, ws->delta, n, ws->m->arch.d_model);
+		if (result == PP_OK)
+			result = be->ops->download(be, ws->tap, ws->normed, bytes);
+	}
+	else
+		result = be->ops->download(be, ws->tap, ws->x, bytes);
+	ws->tap = NULL;
+	return result;
+}
+
+/* Embeddings and all layers; the hidden state is then x, plus delta when *pending. */
+llm_status
+forward_body(llm_workspace *ws, const llm_batch *batch, bool *pending, llm_error *err)
+{
+	const llm_arch *arch = &ws->m->arch;
+	bool post = arch->norm_place == LLM_NORM_POST;
+	pp_result result = embed_tokens(ws, batch);
+
+	*pending = !post;
+	if (result == PP_OK)
+		result = tap_state(ws, batch->n_tokens, -1, false);
+	for (uint32_t i = 0; result == PP_OK && i < arch->n_layers; i++)
+	{
+		result = post ? run_layer_post(ws, batch, i) : run_layer_pre(ws, batch, i);
+		if (result == PP_OK)
+			result = tap_state(ws, batch->n_tokens, (int) i, *pending);
+	}
+	return forward_check(ws, result, err);
+}
+
+/* out[n, d] = final norm of the n hidden states at x (+ delta, when it is not NULL). */
+pp_result
+forward_final_norm(const llm_workspace *ws, float *out, float *x, const float *delta, uint32_t n)
+{
+	return layer_norm(ws, out, x, delta, ws->m->final_norm_w, ws->m->final_norm_b, n);
+}
+
+llm_status
+llm_forward_decode(llm_workspace *ws, const llm_batch *batch, llm_error *err)
+{
+	const llm_arch *arch = &ws->m->arch;
+	const pp_ops *ops = ws->m->be->ops;
+	pp_backend *be = ws->m->be;
+	llm_status status;
+	pp_result result;
+	bool pending;
+
+	ws->n_rows = 0;
+	if (!arch->decoder)
+		return llm_fail(err, LLM_E_UNSUPPORTED, "%s is not a decoder", arch->name);
+	if ((status = forward_check_batch(ws, batch, err)) != LLM_OK)
+		return status;
+	if (batch->n_rows > ws->max_rows)
+		return llm_fail(err, LLM_E_RANGE, "%u rows are more than the workspace's %u", batch->n_rows,
+		                ws->max_rows);
+	for (uint32_t i = 0; i < batch->n_rows; i++)
+		if (batch->rows[i] >= batch->n_tokens || (i > 0 && batch->rows[i] <= batch->rows[i - 1]))
+			return llm_fail(err, LLM_E_RANGE, "the wanted rows are not ascending in the batch");
+	if ((status = forward_body(ws, batch, &pending, err)) != LLM_OK)
+		return status;
+	result = ops->gather(be, ws->rows, ws->x, batch->rows, batch->n_rows, arch->d_model);
+	if (result == PP_OK)
+		result = ops->gather(be, ws->rows2, ws->delta, batch->rows, batch->n_rows, arch->d_model);
+	if (result == PP_OK)
+		result = forward_final_norm(ws, ws->rows, ws->rows, ws->rows2, batch->n_rows);
+	if (result == PP_OK)
+		ws->n_rows = batch->n_rows;
+	return forward_check(ws, result, err);
+}
+
+/* logits[n, n_vocab] of n rows at x, n <= max_logit_rows, final softcap applied. */
+static pp_result
+head_logits(llm_workspace *ws, const float *x, uint32_t n)
+{
+	const llm_model *m = ws->m;
+	pp_result result = m->be->ops->matmul(m->be, ws->logits, x, m->head, NULL, n);
+
+	if (result == PP_OK && m->arch.final_softcap > 0.0f)
+		result = m->be->ops->softcap(m->be, ws->logits, (size_t) n * m->arch.n_vocab,
+		                             m->arch.final_softcap);
+	return result;
+}
+
+llm_status
+llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float *out,
+                   llm_error *err)
+{
+	pp_backend *be = ws->m->be;
+	size_t n_vocab = ws->m->arch.n_vocab;
+	pp_result result = PP_OK;
+
+	if (!pp_range_ok(first_row, n_rows, ws->n_rows))
+		return llm_fail(err, LLM_E_RANGE, "rows %u to %u were not computed", first_row,
+		                first_row + n_rows);
+	for (uint32_t i = 0; result == PP_OK && i < n_rows; i += ws->max_logit_rows)
+	{
+		uint32_t n = n_rows - i < ws->max_logit_rows ? n_rows - i : ws->max_logit_rows;
+
+		result = head_logits(ws, ws->rows + (size_t) (first_row + i) * ws->m->arch.d_model, n);
+		if (result == PP_OK)
+			result =
+			    be->ops->download(be, out + i * n_vocab, ws->logits, n * n_vocab * sizeof(float));
+	}
+	return forward_check(ws, result, err);
+}
+
+/* One block of rows, already gathered in rows2: chosen columns, and the log-sum-exp when asked for.
+ */
+static pp_result
+block_columns(llm_workspace *ws, uint32_t n, const uint32_t *cols, uint32_t n_cols, float *out,
+              float *lse)
+{
+	const llm_model *m = ws->m;
+	const pp_ops *ops = m->be->ops;
+	pp_result result = PP_OK;
+
+	if (lse != NULL)
+	{
+		result = head_logits(ws, ws->rows2, n);
+		if (result == PP_OK)
+			result = ops->logsumexp(m->be, ws->lse, ws->logits, n, m->arch.n_vocab);
+		if (result == PP_OK)
+			result = ops->download(m->be, lse, ws->lse, n * sizeof(float));
+	}
+	if (result == PP_OK)
+		result = ops->matmul_columns(m->be, ws->logits, ws->rows2, m->head, cols, n_cols, n);
+	if (result == PP_OK && m->arch.final_softcap > 0.0f)
+		result = ops->softcap(m->be, ws->logits, (size_t) n * n_cols, m->arch.final_softcap);
+	if (result == PP_OK)
+		result = ops->download(m->be, out, ws->logits, (size_t) n * n_cols * sizeof(float));
+	return result;
+}
+
+llm_status
+llm_forward_columns(llm_workspace *ws, const uint32_t *rows, uint32_t n_rows, const uint32_t *cols,
+                    uint32_t n_cols, float *out, float *lse, llm_error *err)
+{
+	const llm_arch *arch = &ws->m->arch;
+	pp_result result = PP_OK;
+
+	if (n_cols > arch->n_vocab)
+		return llm_fail(err, LLM_E_RANGE, "%u columns are more than the vocabulary", n_cols);
+	for (uint32_t c = 0; c < n_cols; c++)
+		if (cols[c] >= arch->n_vocab)
+			return llm_fail(err, LLM_E_RANGE, "column %u is not in the vocabulary", cols[c]);
+	for (uint32_t i = 0; i < n_rows; i++)
+		if (rows[i] >= ws->n_rows)
+			return llm_fail(err, LLM_E_RANGE, "row %u was not computed", rows[i]);
+	for (uint32_t i = 0; result == PP_OK && i < n_rows; i += ws->max_logit_rows)
+	{
+		uint32_t n = n_rows - i < ws->max_logit_rows ? n_rows - i : ws->max_logit_rows;
+
+		result = ws->m->be->ops->gather(ws->m->be, ws->rows2, ws->rows, rows + i, n, arch->d_model);
+		if (result == PP_OK)
+			result = block_columns(ws, n, cols, n_cols, out + (size_t) i * n_cols,
+			                       lse != NULL ? lse + i : NULL);
+	}
+	return forward_check(ws, result, err);
+}

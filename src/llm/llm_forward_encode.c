@@ -1,0 +1,85 @@
+/*
+ * llm_forward_encode.c: what stands behind an encoder's layers: pooling, and the heads of
+ * classifiers.
+ *
+ * All segments of the batch are pooled in one call; a classifier's dense layers then see one row a
+ * segment.
+ */
+#include "llm_forward_internal.h"
+
+/* logits = W out + b of the classifier on the pooled rows. */
+static pp_result
+run_classifier(llm_workspace *ws, uint32_t n)
+{
+	const llm_model *m = ws->m;
+	const llm_arch *arch = &m->arch;
+	const pp_ops *ops = m->be->ops;
+	pp_act_kind act = arch->classifier == LLM_CLS_MODERNBERT ? arch->cls_act : PP_ACT_TANH;
+	pp_result result = ops->matmul(m->be, ws->rows2, ws->rows, m->cls_dense, m->cls_dense_b, n);
+
+	if (result == PP_OK)
+		result = ops->activate(m->be, ws->rows2, ws->rows2, n, arch->d_model, act, false);
+	if (result == PP_OK && arch->classifier == LLM_CLS_MODERNBERT)
+		result = ops->norm(m->be, ws->rows2, ws->rows2, NULL, m->cls_norm_w, m->cls_norm_b, n,
+		                   arch->d_model, arch->norm_eps, arch->norm_kind, arch->norm_plus_one);
+	if (result == PP_OK)
+		result = ops->matmul(m->be, ws->logits, ws->rows2, m->cls_out, m->cls_out_b, n);
+	return result;
+}
+
+/* Final norm, pooling, classifier; the result is at *out, *width floats a segment. */
+static pp_result
+run_heads(llm_workspace *ws, const llm_batch *batch, bool pending, float **out, uint32_t *width)
+{
+	const llm_model *m = ws->m;
+	const llm_arch *arch = &m->arch;
+	float *states = ws->x;
+	pp_result result = PP_OK;
+
+	if (arch->final_norm)
+	{
+		states = ws->normed;
+		result = forward_final_norm(ws, states, ws->x, pending ? ws->delta : NULL, batch->n_tokens);
+	}
+	else if (pending)
+		result = m->be->ops->add(m->be, ws->x, ws->delta, batch->n_tokens, arch->d_model);
+	if (result == PP_OK)
+		result = m->be->ops->pool(m->be, ws->rows, states, batch->segs, batch->n_segs,
+		                          arch->d_model, arch->pooling, arch->l2_normalise);
+	*out = ws->rows;
+	*width = arch->d_model;
+	if (result != PP_OK || arch->classifier == LLM_CLS_NONE)
+		return result;
+	*out = ws->logits;
+	*width = arch->n_classes;
+	return run_classifier(ws, batch->n_segs);
+}
+
+llm_status
+llm_forward_encode(llm_workspace *ws, const llm_batch *batch, float *out, llm_error *err)
+{
+	const llm_arch *arch = &ws->m->arch;
+	pp_backend *be = ws->m->be;
+	llm_status status;
+	pp_result result;
+	float *dev;
+	uint32_t width;
+	bool pending;
+
+	if (arch->decoder)
+		return llm_fail(err, LLM_E_UNSUPPORTED, "%s is not an encoder", arch->name);
+	if (batch->n_segs > ws->max_rows)
+		return llm_fail(err, LLM_E_RANGE, "%u segments are more than the workspace's %u rows",
+		                batch->n_segs, ws->max_rows);
+	if ((status = forward_check_batch(ws, batch, err)) != LLM_OK)
+		return status;
+	for (uint32_t s = 0; s < batch->n_segs; s++)
+		if (batch->segs[s].n_new == 0 || batch->segs[s].n_past != 0)
+			return llm_fail(err, LLM_E_RANGE, "segment %u of an encoder is empty or has a past", s);
+	if ((status = forward_body(ws, batch, &pending, err)) != LLM_OK)
+		return status;
+	result = run_heads(ws, batch, pending, &dev, &width);
+	if (result == PP_OK)
+		result = be->ops->download(be, out, dev, (size_t) batch->n_segs * width * sizeof(float));
+	return forward_check(ws, result, err);
+}
