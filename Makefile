@@ -32,7 +32,7 @@ LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_pack test_prompt test_sim
+TESTS         = test_alloc test_kv test_pack test_prompt test_sim
 FUZZ          =
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm

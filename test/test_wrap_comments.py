@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""test_wrap_comments.py: comments of every shape come out within 100 columns, with all their words."""
+"""test_wrap_comments.py: comments of any shape come out within 100 columns, with all their words."""
 
 import pathlib
 import subprocess
@@ -45,7 +45,8 @@ class WrapComments(unittest.TestCase):
                          "\t/*\n\t * " + "word " * 17 + "word\n\t * word word word end\n\t */\n")
 
     def test_comment_behind_code_moves_above(self):
-        self.assertEqual(self.wrap("\tint number_of_things;" + " " * 60 + "/* how many there are */\n"),
+        wide = "\tint number_of_things;" + " " * 60 + "/* how many there are */\n"
+        self.assertEqual(self.wrap(wide),
                          "\t/* how many there are */\n\tint number_of_things;\n")
 
     def test_what_fits_or_is_code_stays(self):
