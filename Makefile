@@ -17,7 +17,8 @@ FUZZ_SECONDS = 60
 # --- the library, by subsystem ----------------------------------------------------------
 
 LLM_BASE      = llm_status llm_alloc
-LLM_LOAD      =
+LLM_LOAD      = llm_hash llm_json llm_file llm_sha256 llm_quant llm_gguf llm_safetensors \
+                llm_weights
 LLM_TOKENIZE  =
 LLM_MODEL     = llm_arch llm_arch_gguf llm_arch_hf llm_arch_keys llm_arch_pool llm_arch_rope
 LLM_CPU       =
