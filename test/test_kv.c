@@ -1,6 +1,7 @@
 /*
- * test_kv.c: page ownership, copy on write, the prefix tree, salts, eviction, pins: each rule by itself with exact
- * expectations, then random operations with the full self-check after each, then failing allocations.
+ * test_kv.c: page ownership, copy on write, the prefix tree, salts, eviction, pins: each rule by
+ * itself with exact expectations, then random operations with the full self-check after each, then
+ * failing allocations.
  */
 #include "test.h"
 
@@ -136,7 +137,10 @@ test_extend_beyond_the_pool(void)
 	bench_free(&t);
 }
 
-/* A fork shares all pages; the one that writes into a shared tail copies it, the last holder does not. */
+/*
+ * A fork shares all pages; the one that writes into a shared tail copies it, the last holder does
+ * not.
+ */
 static void
 test_fork_copies_on_write(void)
 {
@@ -207,7 +211,10 @@ test_attach_finds_the_longest_prefix(void)
 	bench_free(&t);
 }
 
-/* A partly used last page is shared until it is written, then copied: x's page lives on in the tree. */
+/*
+ * A partly used last page is shared until it is written, then copied: x's page lives on in the
+ * tree.
+ */
 static void
 test_attach_then_extend_copies(void)
 {
@@ -255,7 +262,10 @@ test_hits_are_counted(void)
 	bench_free(&t);
 }
 
-/* One salt never sees what another has cached, at any length; its own it does (or the test could not fail). */
+/*
+ * One salt never sees what another has cached, at any length; its own it does (or the test could
+ * not fail).
+ */
 static void
 test_salts_are_apart(void)
 {
@@ -277,7 +287,9 @@ test_salts_are_apart(void)
 	bench_free(&t);
 }
 
-/* A page is cleared before another salt gets it, not for the same one, and before it is copied to. */
+/*
+ * A page is cleared before another salt gets it, not for the same one, and before it is copied to.
+ */
 static void
 test_pages_are_cleared_between_salts(void)
 {
@@ -298,7 +310,10 @@ test_pages_are_cleared_between_salts(void)
 	bench_free(&t);
 }
 
-/* Pages run out: the least recently used entry goes, the pages in use stay, and no more goes than is needed. */
+/*
+ * Pages run out: the least recently used entry goes, the pages in use stay, and no more goes than
+ * is needed.
+ */
 static void
 test_eviction_is_least_recently_used(void)
 {
@@ -386,7 +401,10 @@ test_pins_give_way(void)
 	bench_free(&t);
 }
 
-/* A sequence that fills the pool and shares its tail with the tree only still gets on: the tree gives way. */
+/*
+ * A sequence that fills the pool and shares its tail with the tree only still gets on: the tree
+ * gives way.
+ */
 static void
 test_lone_sequence_gets_its_tail(void)
 {
@@ -417,7 +435,10 @@ test_drop_cache(void)
 	bench_free(&t);
 }
 
-/* 20,000 entries behind one prefix: each insert and lookup stays cheap (a list of children would take minutes). */
+/*
+ * 20,000 entries behind one prefix: each insert and lookup stays cheap (a list of children would
+ * take minutes).
+ */
 static void
 test_many_children(void)
 {
@@ -521,7 +542,10 @@ test_random_operations(void)
 	}
 }
 
-/* Create, extend, insert, attach, fork, with the n-th allocation failing, for every n, once and from then on. */
+/*
+ * Create, extend, insert, attach, fork, with the n-th allocation failing, for every n, once and
+ * from then on.
+ */
 static void
 test_allocation_failures(void)
 {

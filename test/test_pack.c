@@ -1,6 +1,6 @@
 /*
- * test_pack.c: the two bin packings against exact expectations and against quadratic versions written from the text
- * of the algorithms.
+ * test_pack.c: the two bin packings against exact expectations and against quadratic versions
+ * written from the text of the algorithms.
  */
 #include "test.h"
 
@@ -25,7 +25,10 @@ check_bins(const uint32_t *lengths, uint32_t n, uint32_t capacity, llm_pack_meth
 		CHECK_MSG(bin[i] == expected[i], "item %u in bin %u, not %u", i, bin[i], expected[i]);
 }
 
-/* 7 6 5 4 3 2 into 10: first fit 7+3, 6+4, 5+2; worst fit puts 4 beside 5, then 3 and 2 go to 6 and 7. */
+/*
+ * 7 6 5 4 3 2 into 10: first fit 7+3, 6+4, 5+2; worst fit puts 4 beside 5, then 3 and 2 go to 6 and
+ * 7.
+ */
 static void
 test_known_packings(void)
 {
@@ -122,7 +125,10 @@ test_random_equals_definition(void)
 	}
 }
 
-/* The bound of first fit on a case whose optimum is known: 6 bins of 1/2+ε, 1/4+2ε, 1/4+ε, 1/4-2ε pieces. */
+/*
+ * The bound of first fit on a case whose optimum is known: 6 bins of 1/2+ε, 1/4+2ε, 1/4+ε, 1/4-2ε
+ * pieces.
+ */
 static void
 test_first_fit_bound(void)
 {
@@ -137,7 +143,10 @@ test_first_fit_bound(void)
 		lengths[12 + i] = 26;
 		lengths[18 + 2 * i] = lengths[19 + 2 * i] = 23;
 	}
-	/* Optimum 9: six of 51 + 26 + 23, three of 27 + 27 + 23 + 23. First fit decreasing needs 11 = 11/9 of it. */
+	/*
+	 * Optimum 9: six of 51 + 26 + 23, three of 27 + 27 + 23 + 23. First fit decreasing needs 11 =
+	 * 11/9 of it.
+	 */
 	REQUIRE(llm_pack_bins(lengths, 30, 100, LLM_PACK_FIRST_FIT, bin, &n_bins, NULL) == LLM_OK);
 	CHECK(n_bins == 11);
 }

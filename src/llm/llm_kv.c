@@ -1,8 +1,9 @@
 /*
- * llm_kv.c: see llm_kv.h. Tables of sequences over the page pool (llm_kv_page.c) and the prefix tree (llm_prefix.c).
+ * llm_kv.c: see llm_kv.h. Tables of sequences over the page pool (llm_kv_page.c) and the prefix
+ * tree (llm_prefix.c).
  *
- * What can fail is decided before anything changes: a call that returns an error has at most evicted cached
- * prefixes, and evicts none when even all of them would not be enough.
+ * What can fail is decided before anything changes: a call that returns an error has at most
+ * evicted cached prefixes, and evicts none when even all of them would not be enough.
  */
 #include "llm_kv.h"
 
@@ -116,7 +117,10 @@ llm_kv_probe(const llm_kv *kv, const llm_salt *salt, const int32_t *tokens, uint
 	return llm_prefix_find(&kv->tree, salt, tokens, n).n;
 }
 
-/* Says whether the table's last page is partly filled and has another holder, so that it must not be written. */
+/*
+ * Says whether the table's last page is partly filled and has another holder, so that it must not
+ * be written.
+ */
 static bool
 tail_is_shared(const llm_kv *kv, const llm_kv_table *table)
 {
@@ -139,8 +143,9 @@ make_room(llm_kv *kv, uint32_t n)
 }
 
 /*
- * Makes room for n_grow pages behind the table and for un-sharing its tail. When that one page more is not to be
- * had and only the tree shares the tail, the tree gives it up: so a sequence that fits alone always runs.
+ * Makes room for n_grow pages behind the table and for un-sharing its tail. When that one page more
+ * is not to be had and only the tree shares the tail, the tree gives it up: so a sequence that fits
+ * alone always runs.
  */
 static bool
 make_room_for(llm_kv *kv, const llm_kv_table *table, uint32_t n_grow)
@@ -277,7 +282,9 @@ llm_kv_pin(llm_kv *kv, const llm_salt *salt, const int32_t *tokens, uint32_t n, 
 	return LLM_OK;
 }
 
-/* Counts the table's own pinned pages once, and one page more where a shared tail must be copied. */
+/*
+ * Counts the table's own pinned pages once, and one page more where a shared tail must be copied.
+ */
 bool
 llm_kv_unpin_for(llm_kv *kv, const llm_kv_table *table, uint32_t n_new)
 {

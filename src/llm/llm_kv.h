@@ -1,14 +1,17 @@
 /*
- * llm_kv.h: ownership of KV pages, and the prefix tree over them. Pure bookkeeping: no tensor is touched here.
+ * llm_kv.h: ownership of KV pages, and the prefix tree over them. Pure bookkeeping: no tensor is
+ * touched here.
  *
- * A page holds page_tokens consecutive tokens of one sequence in every layer. Pages are reference counted: a
- * sequence holds one reference on each page of its table, the prefix tree holds one on each page it keeps. A
- * page with more than one reference is never written; a writer copies the used slots first (copy on write).
+ * A page holds page_tokens consecutive tokens of one sequence in every layer. Pages are reference
+ * counted: a sequence holds one reference on each page of its table, the prefix tree holds one on
+ * each page it keeps. A page with more than one reference is never written; a writer copies the
+ * used slots first (copy on write).
  *
- * The prefix tree (a radix tree over token ids, token-granular) is keyed by salt: entries of one salt are never
- * visible under another. The salt comes from the server side (database and role), never from a query. Unpinned
- * leaves are evicted least recently used first when pages run out. Before a page that held one salt's data goes to
- * another salt it is reported dirty, so that the engine clears it.
+ * The prefix tree (a radix tree over token ids, token-granular) is keyed by salt: entries of one
+ * salt are never visible under another. The salt comes from the server side (database and role),
+ * never from a query. Unpinned leaves are evicted least recently used first when pages run out.
+ * Before a page that held one salt's data goes to another salt it is reported dirty, so that the
+ * engine clears it.
  */
 #ifndef LLM_KV_H
 #define LLM_KV_H
@@ -27,8 +30,9 @@ typedef struct llm_salt
 typedef struct llm_kv llm_kv;
 
 /*
- * The pages of one sequence. {0} is empty. The array grows as needed (llm_alloc); a caller that lends one of enough
- * capacity never sees an allocation, and empties the table with llm_kv_truncate(…, 0) instead of llm_kv_release.
+ * The pages of one sequence. {0} is empty. The array grows as needed (llm_alloc); a caller that
+ * lends one of enough capacity never sees an allocation, and empties the table with
+ * llm_kv_truncate(…, 0) instead of llm_kv_release.
  */
 typedef struct llm_kv_table
 {
@@ -76,9 +80,9 @@ void llm_kv_get_stats(const llm_kv *kv, llm_kv_stats *stats);
 uint32_t llm_kv_page_tokens(const llm_kv *kv);
 
 /*
- * Starts table (must be empty) with the longest cached prefix of tokens[0, n) under salt, at most n_max tokens;
- * returns the number of tokens found, token-granular: a partly used last page is shared until it is written.
- * Finds nothing when memory for the table is short.
+ * Starts table (must be empty) with the longest cached prefix of tokens[0, n) under salt, at most
+ * n_max tokens; returns the number of tokens found, token-granular: a partly used last page is
+ * shared until it is written. Finds nothing when memory for the table is short.
  */
 uint32_t llm_kv_attach(llm_kv *kv, llm_kv_table *table, const llm_salt *salt, const int32_t *tokens,
                        uint32_t n, uint32_t n_max);
@@ -86,18 +90,20 @@ uint32_t llm_kv_attach(llm_kv *kv, llm_kv_table *table, const llm_salt *salt, co
 uint32_t llm_kv_probe(const llm_kv *kv, const llm_salt *salt, const int32_t *tokens, uint32_t n);
 
 /*
- * Makes room for n_new more tokens behind table->n_slots and raises n_slots: takes pages (evicting cached ones if need be)
- * and un-shares a partly filled last page. Appends, in the order they must run, at most one copy and one clear per
- * page taken to fixups[*n_fixups]: room for n_new / page_tokens + 4 is enough. LLM_E_LIMIT when there are not enough
- * pages, LLM_E_NOMEM when the table cannot grow: table is unchanged then.
+ * Makes room for n_new more tokens behind table->n_slots and raises n_slots: takes pages (evicting
+ * cached ones if need be) and un-shares a partly filled last page. Appends, in the order they must
+ * run, at most one copy and one clear per page taken to fixups[*n_fixups]: room for n_new /
+ * page_tokens + 4 is enough. LLM_E_LIMIT when there are not enough pages, LLM_E_NOMEM when the
+ * table cannot grow: table is unchanged then.
  */
 llm_status llm_kv_extend(llm_kv *kv, llm_kv_table *table, const llm_salt *salt, uint32_t n_new,
                          llm_kv_fixup *fixups, uint32_t *n_fixups, llm_error *err);
 /* Takes back the slots behind n_slots (rejected drafts, trie tails); gives whole pages back. */
 void llm_kv_truncate(llm_kv *kv, llm_kv_table *table, uint32_t n_slots);
 /*
- * Shares src's first n_slots with the empty table dst. Where src's slots are only written by the coming pass, n_slots
- * must be whole pages: a copy of a partly filled page would run before its slots are written.
+ * Shares src's first n_slots with the empty table dst. Where src's slots are only written by the
+ * coming pass, n_slots must be whole pages: a copy of a partly filled page would run before its
+ * slots are written.
  */
 llm_status llm_kv_fork(llm_kv *kv, const llm_kv_table *src, uint32_t n_slots, llm_kv_table *dst,
                        llm_error *err);
@@ -111,8 +117,8 @@ llm_status llm_kv_insert(llm_kv *kv, const llm_kv_table *table, const llm_salt *
 llm_status llm_kv_pin(llm_kv *kv, const llm_salt *salt, const int32_t *tokens, uint32_t n, bool pin,
                       llm_error *err);
 /*
- * A pin is a wish, not a claim: where table could not grow by n_new tokens even with every page but the pinned ones to
- * itself, unpins all entries and returns true.
+ * A pin is a wish, not a claim: where table could not grow by n_new tokens even with every page but
+ * the pinned ones to itself, unpins all entries and returns true.
  */
 bool llm_kv_unpin_for(llm_kv *kv, const llm_kv_table *table, uint32_t n_new);
 /* Drops every unpinned entry (all, with pinned) and returns the number of pages freed. */

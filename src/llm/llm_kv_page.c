@@ -1,8 +1,8 @@
 /*
  * llm_kv_page.c: see llm_kv_page.h.
  *
- * The free list is a stack: the page given back last is taken first, while its lines may still be in a cache.
- * Not thread-safe: the pool belongs to one llm_kv.
+ * The free list is a stack: the page given back last is taken first, while its lines may still be
+ * in a cache. Not thread-safe: the pool belongs to one llm_kv.
  */
 #include "llm_kv_page.h"
 

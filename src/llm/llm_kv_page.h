@@ -1,9 +1,11 @@
 /*
- * llm_kv_page.h: internal to llm_kv*.c and llm_prefix.c: the pool of pages and their reference counts.
+ * llm_kv_page.h: internal to llm_kv*.c and llm_prefix.c: the pool of pages and their reference
+ * counts.
  *
- * A page is held by tables (sequences) and by nodes of the prefix tree; a node under a pin counts as a lock as
- * well. The three counts are changed in one place, llm_page_shift, which keeps the derived totals: free, pinned,
- * and evictable (held by unlocked nodes only, so that dropping them frees the page).
+ * A page is held by tables (sequences) and by nodes of the prefix tree; a node under a pin counts
+ * as a lock as well. The three counts are changed in one place, llm_page_shift, which keeps the
+ * derived totals: free, pinned, and evictable (held by unlocked nodes only, so that dropping them
+ * frees the page).
  *
  * The salt of the last owner stays with a free page: taking it for another salt reports it dirty.
  */

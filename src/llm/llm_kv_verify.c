@@ -1,8 +1,9 @@
 /*
- * llm_kv_verify.c: the self-check of the KV bookkeeping: everything that is counted is counted again.
+ * llm_kv_verify.c: the self-check of the KV bookkeeping: everything that is counted is counted
+ * again.
  *
- * Used by tests after every step. It believes nothing but the tables it is given and the nodes it reaches through
- * the hash table; each message names the broken rule. Returns the first one found.
+ * Used by tests after every step. It believes nothing but the tables it is given and the nodes it
+ * reaches through the hash table; each message names the broken rule. Returns the first one found.
  */
 #include <string.h>
 
@@ -60,7 +61,10 @@ check_node(const llm_prefix_node *node)
 	return NULL;
 }
 
-/* Counts the nodes' pages and checks the nodes; *n_unlocked and *n_links are for the list and child counts. */
+/*
+ * Counts the nodes' pages and checks the nodes; *n_unlocked and *n_links are for the list and child
+ * counts.
+ */
 static const char *
 recount_tree(const llm_kv *kv, recount *r, uint32_t *n_unlocked, uint64_t *n_links)
 {

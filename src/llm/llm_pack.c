@@ -1,10 +1,10 @@
 /*
  * llm_pack.c: see llm_pack.h.
  *
- * Items are sorted by length, longest first (the first of equals first), so that results do not depend on the sort.
- * First fit asks for the first bin with enough room: a tournament tree over the bins' room answers in O(log n).
- * Worst fit asks for the emptiest bin: the top of a heap. A heap works since an item that does not fit the
- * emptiest bin fits none.
+ * Items are sorted by length, longest first (the first of equals first), so that results do not
+ * depend on the sort. First fit asks for the first bin with enough room: a tournament tree over the
+ * bins' room answers in O(log n). Worst fit asks for the emptiest bin: the top of a heap. A heap
+ * works since an item that does not fit the emptiest bin fits none.
  */
 #include "llm_pack.h"
 
@@ -33,8 +33,9 @@ item_compare(const void *a, const void *b)
 }
 
 /*
- * First fit. room[1 … 2 m) is the tree: leaf m + b is what bin b has left, an inner node the larger of its children.
- * Unopened bins have all their capacity, so that the search opens the next one by itself.
+ * First fit. room[1 … 2 m) is the tree: leaf m + b is what bin b has left, an inner node the larger
+ * of its children. Unopened bins have all their capacity, so that the search opens the next one by
+ * itself.
  */
 static uint32_t
 pack_first_fit(const pack_item *items, uint32_t n, uint32_t capacity, uint32_t *room, size_t m,

@@ -1,9 +1,9 @@
 /*
  * llm_prefix.c: see llm_prefix.h.
  *
- * A node is one allocation: the struct, its tokens, its pages. A split allocates the upper part and lets the lower
- * one advance its two pointers, so that children keep their parent and nothing else moves. No recursion: paths
- * are walked by parent links.
+ * A node is one allocation: the struct, its tokens, its pages. A split allocates the upper part and
+ * lets the lower one advance its two pointers, so that children keep their parent and nothing else
+ * moves. No recursion: paths are walked by parent links.
  */
 #include "llm_prefix.h"
 
@@ -229,7 +229,10 @@ llm_prefix_pages(const llm_prefix_tree *tree, llm_prefix_match match, uint32_t *
 	}
 }
 
-/* Makes a node for tokens [start, end) with room for its pages; not yet in the tree. NULL without memory. */
+/*
+ * Makes a node for tokens [start, end) with room for its pages; not yet in the tree. NULL without
+ * memory.
+ */
 static llm_prefix_node *
 node_create(llm_prefix_tree *tree, llm_prefix_node *parent, const llm_salt *salt, uint32_t start,
             uint32_t end)
@@ -283,7 +286,9 @@ node_split(llm_prefix_tree *tree, llm_prefix_node *node, uint32_t at)
 	upper->last_used = node->last_used;
 	upper->n_locks = node->n_locks;
 	upper->n_children = 1;
-	/* Pages before the cut change hands, a page cut in two is held by both parts: count up first. */
+	/*
+	 * Pages before the cut change hands, a page cut in two is held by both parts: count up first.
+	 */
 	node_shift(tree, upper, 1, upper->n_locks > 0);
 	for (uint32_t i = 0; i < n_whole; i++)
 		llm_page_shift(tree->pool, node->pages[i], 0, -1, -(node->n_locks > 0));
@@ -355,7 +360,9 @@ root_get(llm_prefix_tree *tree, const llm_salt *salt)
 	return root;
 }
 
-/* Splits where the path ends inside an edge, hangs the rest below, and marks the end as an entry. */
+/*
+ * Splits where the path ends inside an edge, hangs the rest below, and marks the end as an entry.
+ */
 llm_status
 llm_prefix_insert(llm_prefix_tree *tree, const uint32_t *pages, const llm_salt *salt,
                   const int32_t *tokens, uint32_t n, llm_error *err)
@@ -416,8 +423,9 @@ leaf_frees(const llm_prefix_tree *tree, const llm_prefix_node *leaf)
 }
 
 /*
- * The first sweep spares leaves whose pages sequences still use: dropping them frees nothing. The second takes
- * those too, for what lies above them. A parent is newer than its children, so one sweep meets it after them.
+ * The first sweep spares leaves whose pages sequences still use: dropping them frees nothing. The
+ * second takes those too, for what lies above them. A parent is newer than its children, so one
+ * sweep meets it after them.
  */
 void
 llm_prefix_evict(llm_prefix_tree *tree, uint32_t n_free)

@@ -1,16 +1,20 @@
 /*
- * llm_prefix.h: internal to llm_kv*.c: the radix tree of cached prefixes (as SGLang's RadixAttention, arXiv 2312.07104).
+ * llm_prefix.h: internal to llm_kv*.c: the radix tree of cached prefixes (as SGLang's
+ * RadixAttention, arXiv 2312.07104).
  *
- * One root per salt. A node stands for the tokens [start, end) behind its parent and holds every page that these
- * slots touch. Where start lies inside a page, the node's first page also holds the slots before start, as its
- * own sequence computed or copied them: so the page for slot i of a path is always that of the node that owns slot i,
- * and prefixes may branch at any token, not only between pages.
+ * One root per salt. A node stands for the tokens [start, end) behind its parent and holds every
+ * page that these slots touch. Where start lies inside a page, the node's first page also holds the
+ * slots before start, as its own sequence computed or copied them: so the page for slot i of a path
+ * is always that of the node that owns slot i, and prefixes may branch at any token, not only
+ * between pages.
  *
- * Children are found through one hash table over (parent, first token); the tokens themselves are compared on
- * every hit. Unlocked nodes form a list from the least to the most recently used in which every node is older
- * than its parent: so its oldest node is always a leaf, and one sweep evicts in the right order.
+ * Children are found through one hash table over (parent, first token); the tokens themselves are
+ * compared on every hit. Unlocked nodes form a list from the least to the most recently used in
+ * which every node is older than its parent: so its oldest node is always a leaf, and one sweep
+ * evicts in the right order.
  *
- * Ownership: the tree owns its nodes and holds one tree reference per node on each page of the node.
+ * Ownership: the tree owns its nodes and holds one tree reference per node on each page of the
+ * node.
  */
 #ifndef LLM_PREFIX_H
 #define LLM_PREFIX_H
@@ -49,7 +53,9 @@ typedef struct llm_prefix_tree
 	uint64_t serial;
 } llm_prefix_tree;
 
-/* Where a walk ended: n tokens matched, the last of them inside node (a root when n = 0, or NULL). */
+/*
+ * Where a walk ended: n tokens matched, the last of them inside node (a root when n = 0, or NULL).
+ */
 typedef struct llm_prefix_match
 {
 	llm_prefix_node *node;

@@ -1,5 +1,6 @@
 /*
- * llm_sched.c: see llm_sched.h: the public face: parameters, submit, cancel, what happens after a pass.
+ * llm_sched.c: see llm_sched.h: the public face: parameters, submit, cancel, what happens after a
+ * pass.
  *
  * A pass is formed in llm_sched_pass.c; sequences, groups and callers live in llm_sched_queue.c.
  */
@@ -9,7 +10,7 @@
 #include "llm_sched_internal.h"
 
 #define BUCKETS_MIN 64
-#define BUCKETS_MAX (1u << 20)
+#define BUCKETS_MAX (1u << 16)
 
 /* The parameters with every limit at least 1, and budget_interactive at most budget_tokens. */
 static llm_sched_params
@@ -95,7 +96,7 @@ llm_sched_free(llm_sched *s)
 		return;
 	for (uint32_t i = 0; i < s->n_slots; i++)
 		if (s->slots[i].seq != NULL)
-			llm_seq_free(s, s->slots[i].seq);
+			llm_sched_seq_free(s, s->slots[i].seq);
 	llm_free(s->slots);
 	llm_free(s->groups);
 	llm_free(s->callers);
@@ -155,11 +156,11 @@ llm_sched_submit(llm_sched *s, const llm_sched_request *reqs, uint32_t n, uint64
 	if (status != LLM_OK)
 		return status;
 	for (i = 0; i < n && status == LLM_OK; i++)
-		status = llm_seq_create(s, &reqs[i], &ids[i], err);
+		status = llm_sched_seq_create(s, &reqs[i], &ids[i], err);
 	if (status == LLM_OK)
 		return LLM_OK;
 	for (i--; i-- > 0;)
-		llm_seq_free(s, llm_seq_find(s, ids[i]));
+		llm_sched_seq_free(s, llm_sched_seq_find(s, ids[i]));
 	return status;
 }
 
@@ -167,28 +168,28 @@ llm_sched_submit(llm_sched *s, const llm_sched_request *reqs, uint32_t n, uint64
 void
 llm_sched_cancel(llm_sched *s, uint64_t id)
 {
-	llm_seq *q = llm_seq_find(s, id);
+	llm_sched_seq *q = llm_sched_seq_find(s, id);
 
 	if (q == NULL)
 		return;
 	if (q->state == SEQ_IN_PASS)
 		q->cancelled = true;
 	else
-		llm_seq_free(s, q);
+		llm_sched_seq_free(s, q);
 }
 
 /* The same as cancel, but for those who read append's status. */
 void
 llm_sched_finish(llm_sched *s, uint64_t id)
 {
-	llm_seq *q = llm_seq_find(s, id);
+	llm_sched_seq *q = llm_sched_seq_find(s, id);
 
 	if (q == NULL)
 		return;
 	if (q->state == SEQ_IN_PASS)
 		q->finished = true;
 	else
-		llm_seq_free(s, q);
+		llm_sched_seq_free(s, q);
 }
 
 /* Cuts the rejected drafts off, with their slots, and writes the new tokens behind. */
@@ -196,7 +197,7 @@ llm_status
 llm_sched_append(llm_sched *s, uint64_t id, uint32_t accept, const int32_t *tokens, uint32_t n,
                  uint32_t n_draft, llm_error *err)
 {
-	llm_seq *q = llm_seq_find(s, id);
+	llm_sched_seq *q = llm_sched_seq_find(s, id);
 	uint32_t n_kept;
 
 	if (q == NULL || q->finished || q->state != SEQ_IN_PASS || q->appended ||
@@ -222,7 +223,7 @@ llm_sched_append(llm_sched *s, uint64_t id, uint32_t accept, const int32_t *toke
 
 /* Puts a sequence that goes on into the list it belongs to. */
 static void
-seq_ready(llm_seq *q)
+seq_ready(llm_sched_seq *q)
 {
 	llm_sched_caller *c = q->group->caller;
 
@@ -231,9 +232,12 @@ seq_ready(llm_seq *q)
 	link_insert(q->appended ? &c->decode : &c->prefill, &q->link);
 }
 
-/* Keeps the shared prefix that the leader has computed. Without memory the next one computes it again. */
+/*
+ * Keeps the shared prefix that the leader has computed. Without memory the next one computes it
+ * again.
+ */
 static void
-keep_prefix(llm_sched *s, llm_seq *q)
+keep_prefix(llm_sched *s, llm_sched_seq *q)
 {
 	llm_sched_group *g = q->group;
 
@@ -249,12 +253,12 @@ llm_sched_done(llm_sched *s)
 {
 	while (!link_empty(&s->pass))
 	{
-		llm_seq *q = LINK_OF(s->pass.next, llm_seq, link);
+		llm_sched_seq *q = LINK_OF(s->pass.next, llm_sched_seq, link);
 		bool completes = q->table.n_slots >= q->n_tokens && !q->appended;
 
 		keep_prefix(s, q);
 		if (q->cancelled || q->finished || completes)
-			llm_seq_free(s, q);
+			llm_sched_seq_free(s, q);
 		else
 			seq_ready(q);
 	}
@@ -267,12 +271,12 @@ llm_sched_abandon(llm_sched *s)
 {
 	while (!link_empty(&s->pass))
 	{
-		llm_seq *q = LINK_OF(s->pass.prev, llm_seq, link);
+		llm_sched_seq *q = LINK_OF(s->pass.prev, llm_sched_seq, link);
 
 		if (q->cancelled || q->finished)
-			llm_seq_free(s, q);
+			llm_sched_seq_free(s, q);
 		else
-			llm_seq_put_back(s, q);
+			llm_sched_seq_put_back(s, q);
 	}
 	s->in_pass = false;
 }
@@ -288,7 +292,7 @@ llm_sched_get_stats(const llm_sched *s, llm_sched_stats *stats)
 uint32_t
 llm_sched_shared_tokens(const llm_sched *s, uint64_t id)
 {
-	const llm_seq *q = llm_seq_find(s, id);
+	const llm_sched_seq *q = llm_sched_seq_find(s, id);
 
 	return q != NULL ? q->n_found : 0;
 }

@@ -1,11 +1,14 @@
 /*
- * llm_sched_internal.h: internal to llm_sched*.c: sequences, groups, callers, and the lists they stand in.
+ * llm_sched_internal.h: internal to llm_sched*.c: sequences, groups, callers, and the lists they
+ * stand in.
  *
- * A sequence is in exactly one place: waiting in its group, ready in its caller's prefill or decode list, or in the
- * pass. A group is in its caller's list while a member waits; a caller is in the ring of its class while it has
- * a sequence. All links are intrusive, so that moving never allocates.
+ * A sequence is in exactly one place: waiting in its group, ready in its caller's prefill or decode
+ * list, or in the pass. A group is in its caller's list while a member waits; a caller is in the
+ * ring of its class while it has a sequence. All links are intrusive, so that moving never
+ * allocates.
  *
- * Ownership: the slot table owns the sequences; a group lives while it has members, a caller while it has sequences.
+ * Ownership: the slot table owns the sequences; a group lives while it has members, a caller while
+ * it has sequences.
  */
 #ifndef LLM_SCHED_INTERNAL_H
 #define LLM_SCHED_INTERNAL_H
@@ -41,7 +44,7 @@ typedef struct llm_sched_caller
 	uint64_t cursor_turn;
 } llm_sched_caller;
 
-typedef struct llm_seq llm_seq;
+typedef struct llm_sched_seq llm_sched_seq;
 
 typedef struct llm_sched_group
 {
@@ -51,7 +54,7 @@ typedef struct llm_sched_group
 	uint64_t hash;
 	uint64_t job;
 	llm_salt salt;
-	llm_seq *leader; /* computes the shared prefix; NULL when nobody does */
+	llm_sched_seq *leader; /* computes the shared prefix; NULL when nobody does */
 	llm_link waiting;
 	uint32_t n_members;
 	uint32_t n_waiting;
@@ -59,15 +62,15 @@ typedef struct llm_sched_group
 	int32_t tokens[]; /* [n_shared] */
 } llm_sched_group;
 
-typedef enum llm_seq_state
+typedef enum llm_sched_seq_state
 {
 	SEQ_WAITING,
 	SEQ_PREFILL,
 	SEQ_DECODE,
 	SEQ_IN_PASS
-} llm_seq_state;
+} llm_sched_seq_state;
 
-struct llm_seq
+struct llm_sched_seq
 {
 	llm_link link;    /* in the list of its state */
 	llm_link started; /* in the class's list of sequences that hold pages */
@@ -77,7 +80,7 @@ struct llm_seq
 	uint64_t tried; /* the turn in which it could not run */
 	void *user;
 	llm_kv_table table; /* its array is lent: part of this allocation */
-	llm_seq_state state;
+	llm_sched_seq_state state;
 	uint32_t n_tokens;
 	uint32_t n_prompt;
 	uint32_t n_atomic;
@@ -93,19 +96,19 @@ struct llm_seq
 	int32_t *tokens;    /* [capacity], part of this allocation */
 };
 
-typedef struct llm_seq_slot
+typedef struct llm_sched_seq_slot
 {
-	llm_seq *seq;        /* NULL: free */
+	llm_sched_seq *seq;  /* NULL: free */
 	uint32_t generation; /* the upper half of the id; never 0 */
 	uint32_t next_free;
-} llm_seq_slot;
+} llm_sched_seq_slot;
 
 struct llm_sched
 {
 	llm_kv *kv; /* borrowed */
 	llm_sched_params params;
 	uint32_t segments_capacity;
-	llm_seq_slot *slots; /* [n_slots] */
+	llm_sched_seq_slot *slots; /* [n_slots] */
 	uint32_t n_slots;
 	uint32_t first_free; /* index + 1; 0 = none */
 	uint32_t n_live;
@@ -119,8 +122,8 @@ struct llm_sched
 	uint32_t n_callers[N_CLASSES];
 	llm_link started[N_CLASSES]; /* sequences that hold pages */
 	uint32_t n_started;
-	llm_seq *urgent[N_CLASSES]; /* the oldest started one that went without pages */
-	llm_seq *hold; /* waited too long for pages: nothing else of its class is admitted */
+	llm_sched_seq *urgent[N_CLASSES]; /* the oldest started one that went without pages */
+	llm_sched_seq *hold; /* waited too long for pages: nothing else of its class is admitted */
 
 	uint64_t turn; /* counts calls of next */
 	bool in_pass;
@@ -168,18 +171,21 @@ link_remove(llm_link *link)
 
 /* The class of a sequence. */
 static inline llm_class
-seq_class(const llm_seq *q)
+seq_class(const llm_sched_seq *q)
 {
 	return q->group->caller->class_;
 }
 
 /* llm_sched_queue.c: what lives how long, and the moves between states. */
-llm_status llm_seq_create(llm_sched *s, const llm_sched_request *r, uint64_t *id, llm_error *err);
-void llm_seq_free(llm_sched *s, llm_seq *q);
-llm_seq *llm_seq_find(const llm_sched *s, uint64_t id);
-/* Gives the pages of a sequence that has started back and lets it wait, before its group's others. */
-void llm_seq_put_back(llm_sched *s, llm_seq *q);
+llm_status llm_sched_seq_create(llm_sched *s, const llm_sched_request *r, uint64_t *id,
+                                llm_error *err);
+void llm_sched_seq_free(llm_sched *s, llm_sched_seq *q);
+llm_sched_seq *llm_sched_seq_find(const llm_sched *s, uint64_t id);
+/*
+ * Gives the pages of a sequence that has started back and lets it wait, before its group's others.
+ */
+void llm_sched_seq_put_back(llm_sched *s, llm_sched_seq *q);
 /* Takes a waiting sequence out of its group's queue and into the list of the started. */
-void llm_seq_start(llm_sched *s, llm_seq *q);
+void llm_sched_seq_start(llm_sched *s, llm_sched_seq *q);
 
 #endif /* LLM_SCHED_INTERNAL_H */

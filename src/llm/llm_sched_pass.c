@@ -1,10 +1,11 @@
 /*
  * llm_sched_pass.c: forms a pass.
  *
- * Each class is served in two phases, decode and prompts, by deficit round robin over its callers (Shreedhar and
- * Varghese 1995) in the surplus form: a caller is served while its deficit is positive and may overdraw it with its
- * last piece, so that no piece need be cut to a quantum. A sequence is tried at most once a turn, and a caller
- * that had nothing to give in a phase is not asked again: forming a pass costs O(pieces + callers + blocked groups).
+ * Each class is served in two phases, decode and prompts, by deficit round robin over its callers
+ * (Shreedhar and Varghese 1995) in the surplus form: a caller is served while its deficit is
+ * positive and may overdraw it with its last piece, so that no piece need be cut to a quantum. A
+ * sequence is tried at most once a turn, and a caller that had nothing to give in a phase is not
+ * asked again: forming a pass costs O(pieces + callers + blocked groups).
  */
 #include "llm_sched_internal.h"
 
@@ -26,7 +27,7 @@ room_tokens(const llm_sched *s)
 
 /* How many of the last tokens must not be separated; at least 1. */
 static uint32_t
-seq_tail(const llm_seq *q)
+seq_tail(const llm_sched_seq *q)
 {
 	if (q->n_draft > 0)
 		return 1 + q->n_draft;
@@ -43,9 +44,12 @@ tail_fits(const llm_sched *s, uint32_t n)
 	       s->n_pass_tokens <= s->params.budget_tokens - n;
 }
 
-/* The size of q's next piece: an equal share of the passes it needs, as far as there is room; 0 = none fits. */
+/*
+ * The size of q's next piece: an equal share of the passes it needs, as far as there is room; 0 =
+ * none fits.
+ */
 static uint32_t
-piece_size(const llm_sched *s, const llm_seq *q)
+piece_size(const llm_sched *s, const llm_sched_seq *q)
 {
 	uint32_t n_left = q->n_tokens - q->table.n_slots;
 	uint32_t n_tail = seq_tail(q);
@@ -63,9 +67,11 @@ piece_size(const llm_sched *s, const llm_seq *q)
 	return tail_fits(s, n_tail) ? n_tail : 0;
 }
 
-/* The most pages q may take to grow by n tokens: those behind its table, and one for a shared tail. */
+/*
+ * The most pages q may take to grow by n tokens: those behind its table, and one for a shared tail.
+ */
 static uint32_t
-pages_needed(const llm_sched *s, const llm_seq *q, uint32_t n)
+pages_needed(const llm_sched *s, const llm_sched_seq *q, uint32_t n)
 {
 	uint32_t page_tokens = llm_kv_page_tokens(s->kv);
 
@@ -85,7 +91,7 @@ pages_available(const llm_sched *s)
 
 /* Says whether q may put v back: rule 6. A sequence that is in the pass stays. */
 static bool
-may_put_back(const llm_seq *q, const llm_seq *v)
+may_put_back(const llm_sched_seq *q, const llm_sched_seq *v)
 {
 	if (v == q || v->state == SEQ_IN_PASS)
 		return false;
@@ -94,17 +100,20 @@ may_put_back(const llm_seq *q, const llm_seq *v)
 	return q->state != SEQ_WAITING && q->age < v->age;
 }
 
-/* The youngest sequence of the least class that q may put back, or NULL; *n_pages: what all of them hold. */
-static llm_seq *
-find_victim(llm_sched *s, const llm_seq *q, uint64_t *n_pages)
+/*
+ * The youngest sequence of the least class that q may put back, or NULL; *n_pages: what all of them
+ * hold.
+ */
+static llm_sched_seq *
+find_victim(llm_sched *s, const llm_sched_seq *q, uint64_t *n_pages)
 {
-	llm_seq *victim = NULL;
+	llm_sched_seq *victim = NULL;
 
 	*n_pages = 0;
 	for (int class_ = 0; class_ < N_CLASSES; class_++)
 		for (llm_link *l = s->started[class_].next; l != &s->started[class_]; l = l->next)
 		{
-			llm_seq *v = LINK_OF(l, llm_seq, started);
+			llm_sched_seq *v = LINK_OF(l, llm_sched_seq, started);
 
 			if (!may_put_back(q, v))
 				continue;
@@ -115,27 +124,32 @@ find_victim(llm_sched *s, const llm_seq *q, uint64_t *n_pages)
 	return victim;
 }
 
-/* Puts one sequence back for q's next n tokens, unless even all of them could not make enough room. */
+/*
+ * Puts one sequence back for q's next n tokens, unless even all of them could not make enough room.
+ */
 static bool
-put_back_for(llm_sched *s, const llm_seq *q, uint32_t n)
+put_back_for(llm_sched *s, const llm_sched_seq *q, uint32_t n)
 {
 	uint64_t n_pages;
-	llm_seq *victim = find_victim(s, q, &n_pages);
+	llm_sched_seq *victim = find_victim(s, q, &n_pages);
 
 	/* q's shared tail need not be copied when its other holders go: so one page less may do. */
 	if (victim == NULL || n_pages + pages_available(s) + 1 < pages_needed(s, q, n))
 		return false;
-	llm_seq_put_back(s, victim);
+	llm_sched_seq_put_back(s, victim);
 	s->stats.n_preempted++;
 	return true;
 }
 
-/* Notes a sequence that went without pages, so that it comes first next time, or holds back new ones. */
+/*
+ * Notes a sequence that went without pages, so that it comes first next time, or holds back new
+ * ones.
+ */
 static void
-note_refusal(llm_sched *s, llm_seq *q)
+note_refusal(llm_sched *s, llm_sched_seq *q)
 {
 	llm_class class_ = seq_class(q);
-	llm_seq **urgent = &s->urgent[class_];
+	llm_sched_seq **urgent = &s->urgent[class_];
 
 	if (q->state != SEQ_WAITING)
 	{
@@ -148,7 +162,7 @@ note_refusal(llm_sched *s, llm_seq *q)
 
 /* Drops all of q's drafts but the first n. */
 static void
-trim_draft(llm_seq *q, uint32_t n)
+trim_draft(llm_sched_seq *q, uint32_t n)
 {
 	if (q->n_draft <= n)
 		return;
@@ -158,7 +172,7 @@ trim_draft(llm_seq *q, uint32_t n)
 
 /* Gets pages for q's next piece, at whatever cost rule 6 allows; 0 when there are none. */
 static uint32_t
-take_pages(llm_sched *s, llm_seq *q)
+take_pages(llm_sched *s, llm_sched_seq *q)
 {
 	uint32_t n;
 
@@ -183,7 +197,7 @@ take_pages(llm_sched *s, llm_seq *q)
 
 /* Puts q's next n tokens, whose slots it has, into the pass. */
 static void
-add_piece(llm_sched *s, llm_seq *q, uint32_t n)
+add_piece(llm_sched *s, llm_sched_seq *q, uint32_t n)
 {
 	q->start = q->table.n_slots - n;
 	q->state = SEQ_IN_PASS;
@@ -202,11 +216,12 @@ add_piece(llm_sched *s, llm_seq *q, uint32_t n)
 }
 
 /*
- * Runs the next piece of a sequence that has started, in a pass that has room; returns its tokens. 0 when it must
- * wait for the next turn: then it goes behind those of its list that have not been tried.
+ * Runs the next piece of a sequence that has started, in a pass that has room; returns its tokens.
+ * 0 when it must wait for the next turn: then it goes behind those of its list that have not been
+ * tried.
  */
 static uint32_t
-run_started(llm_sched *s, llm_seq *q)
+run_started(llm_sched *s, llm_sched_seq *q)
 {
 	llm_sched_caller *c = q->group->caller;
 	uint32_t n;
@@ -232,7 +247,7 @@ run_list(llm_sched *s, llm_link *list)
 
 	while (n == 0 && !link_empty(list))
 	{
-		llm_seq *q = LINK_OF(list->next, llm_seq, link);
+		llm_sched_seq *q = LINK_OF(list->next, llm_sched_seq, link);
 
 		if (q->tried == s->turn)
 			break;
@@ -242,11 +257,11 @@ run_list(llm_sched *s, llm_link *list)
 }
 
 /*
- * Gives q the shared prefix: what the tree has, or the whole pages of what the leader computes in this pass. False
- * when the leader needs more passes: then q waits.
+ * Gives q the shared prefix: what the tree has, or the whole pages of what the leader computes in
+ * this pass. False when the leader needs more passes: then q waits.
  */
 static bool
-take_shared(llm_sched *s, llm_sched_group *g, llm_seq *q)
+take_shared(llm_sched *s, llm_sched_group *g, llm_sched_seq *q)
 {
 	uint32_t page_tokens = llm_kv_page_tokens(s->kv);
 	uint32_t n_max = q->n_tokens - seq_tail(q);
@@ -269,9 +284,11 @@ take_shared(llm_sched *s, llm_sched_group *g, llm_seq *q)
 	return llm_kv_fork(s->kv, &g->leader->table, n_whole, &q->table, NULL) == LLM_OK;
 }
 
-/* Says whether q may be admitted beside those that run: a batch sequence leaves them pages to grow. */
+/*
+ * Says whether q may be admitted beside those that run: a batch sequence leaves them pages to grow.
+ */
 static bool
-leaves_pages(const llm_sched *s, const llm_seq *q)
+leaves_pages(const llm_sched *s, const llm_sched_seq *q)
 {
 	uint32_t n = piece_size(s, q);
 	uint32_t page_tokens = llm_kv_page_tokens(s->kv);
@@ -282,11 +299,14 @@ leaves_pages(const llm_sched *s, const llm_seq *q)
 	return pages_needed(s, q, n) + n_kept <= pages_available(s);
 }
 
-/* Starts the group's first waiting sequence (or the one that holds back all others). 0 when it must wait. */
+/*
+ * Starts the group's first waiting sequence (or the one that holds back all others). 0 when it must
+ * wait.
+ */
 static uint32_t
 admit(llm_sched *s, llm_sched_group *g)
 {
-	llm_seq *q = LINK_OF(g->waiting.next, llm_seq, link);
+	llm_sched_seq *q = LINK_OF(g->waiting.next, llm_sched_seq, link);
 	uint32_t n_found;
 	uint32_t n = 0;
 
@@ -307,7 +327,7 @@ admit(llm_sched *s, llm_sched_group *g)
 		q->tried = s->turn;
 		return 0;
 	}
-	llm_seq_start(s, q);
+	llm_sched_seq_start(s, q);
 	if (g->leader == NULL && n_found < g->n_shared)
 		g->leader = q;
 	if (!q->was_admitted)
@@ -318,7 +338,10 @@ admit(llm_sched *s, llm_sched_group *g)
 	return n;
 }
 
-/* Admits from the caller's groups, oldest first; one that cannot is passed over for the rest of the turn. */
+/*
+ * Admits from the caller's groups, oldest first; one that cannot is passed over for the rest of the
+ * turn.
+ */
 static uint32_t
 run_groups(llm_sched *s, llm_sched_caller *c)
 {
@@ -350,6 +373,15 @@ run_caller(llm_sched *s, llm_sched_caller *c, int phase)
 	return n > 0 ? n : run_groups(s, c);
 }
 
+/* Says whether a caller has anything to try in a phase. */
+static bool
+has_work(const llm_sched_caller *c, int phase)
+{
+	if (phase == PHASE_DECODE)
+		return !link_empty(&c->decode);
+	return !link_empty(&c->prefill) || !link_empty(&c->groups);
+}
+
 /* Says whether another piece may be added. */
 static bool
 pass_has_room(const llm_sched *s)
@@ -357,7 +389,9 @@ pass_has_room(const llm_sched *s)
 	return room_tokens(s) > 0 && s->n_work < s->params.max_segments;
 }
 
-/* One phase of one class: callers in turn, until the pass is full or nobody has anything to give. */
+/*
+ * One phase of one class: callers in turn, until the pass is full or nobody has anything to give.
+ */
 static void
 fill_phase(llm_sched *s, int class_, int phase)
 {
@@ -370,7 +404,8 @@ fill_phase(llm_sched *s, int class_, int phase)
 	{
 		llm_sched_caller *c = LINK_OF(ring->next, llm_sched_caller, ring);
 
-		if (c->idle != stamp && c->deficit > 0)
+		/* A debt is worked off by waiting for turns, so those without work get no turn. */
+		if (c->idle != stamp && (c->deficit > 0 || !has_work(c, phase)))
 		{
 			uint32_t n = run_caller(s, c, phase);
 
@@ -394,7 +429,7 @@ fill_phase(llm_sched *s, int class_, int phase)
 static void
 fill_class(llm_sched *s, int class_)
 {
-	llm_seq *q = s->urgent[class_];
+	llm_sched_seq *q = s->urgent[class_];
 
 	s->urgent[class_] = NULL;
 	if (q != NULL && pass_has_room(s))

@@ -1,8 +1,9 @@
 /*
- * llm_sched_queue.c: callers, groups and sequences: lookup, creation, end, and the way from waiting to started and back.
+ * llm_sched_queue.c: callers, groups and sequences: lookup, creation, end, and the way from waiting
+ * to started and back.
  *
- * A sequence is one allocation: struct, tokens (prompt and max_new), page table. So a pass never allocates, and
- * append cannot fail for want of memory.
+ * A sequence is one allocation: struct, tokens (prompt and max_new), page table. So a pass never
+ * allocates, and append cannot fail for want of memory.
  */
 #include <string.h>
 
@@ -78,7 +79,10 @@ caller_tidy(llm_sched *s, llm_sched_caller *c)
 	llm_free(c);
 }
 
-/* Says whether a request belongs to a group. Tokens are compared: a hash alone could be made to collide. */
+/*
+ * Says whether a request belongs to a group. Tokens are compared: a hash alone could be made to
+ * collide.
+ */
 static bool
 group_matches(const llm_sched_group *g, const llm_sched_caller *c, const llm_sched_request *r)
 {
@@ -123,9 +127,12 @@ group_tidy(llm_sched *s, llm_sched_group *g)
 	llm_free(g);
 }
 
-/* Puts a sequence into its group's queue (front: before the others) and the group into its caller's list. */
+/*
+ * Puts a sequence into its group's queue (front: before the others) and the group into its caller's
+ * list.
+ */
 static void
-queue_enter(llm_sched *s, llm_seq *q, bool front)
+queue_enter(llm_sched *s, llm_sched_seq *q, bool front)
 {
 	llm_sched_group *g = q->group;
 
@@ -137,9 +144,11 @@ queue_enter(llm_sched *s, llm_seq *q, bool front)
 	s->stats.n_waiting_tokens += q->n_tokens;
 }
 
-/* Takes a sequence out of its group's queue; the last one takes its group out of the caller's list. */
+/*
+ * Takes a sequence out of its group's queue; the last one takes its group out of the caller's list.
+ */
 static void
-queue_leave(llm_sched *s, llm_seq *q)
+queue_leave(llm_sched *s, llm_sched_seq *q)
 {
 	llm_sched_group *g = q->group;
 
@@ -158,7 +167,7 @@ static bool
 slots_grow(llm_sched *s)
 {
 	uint32_t n = s->n_slots < 64 ? 64 : s->n_slots * 2;
-	llm_seq_slot *slots;
+	llm_sched_seq_slot *slots;
 
 	if (s->first_free != 0)
 		return true;
@@ -166,7 +175,7 @@ slots_grow(llm_sched *s)
 		return false;
 	for (uint32_t i = n; i-- > s->n_slots;)
 	{
-		slots[i] = (llm_seq_slot){.generation = 1, .next_free = s->first_free};
+		slots[i] = (llm_sched_seq_slot){.generation = 1, .next_free = s->first_free};
 		s->first_free = i + 1;
 	}
 	s->slots = slots;
@@ -176,7 +185,7 @@ slots_grow(llm_sched *s)
 
 /* Gives a sequence its slot and id: the slot's number, and how often it has been used above. */
 static void
-slot_take(llm_sched *s, llm_seq *q)
+slot_take(llm_sched *s, llm_sched_seq *q)
 {
 	uint32_t i = s->first_free - 1;
 
@@ -199,8 +208,8 @@ slot_give(llm_sched *s, uint64_t id)
 }
 
 /* The living sequence with this id, or NULL. */
-llm_seq *
-llm_seq_find(const llm_sched *s, uint64_t id)
+llm_sched_seq *
+llm_sched_seq_find(const llm_sched *s, uint64_t id)
 {
 	uint32_t i = (uint32_t) id;
 
@@ -208,21 +217,22 @@ llm_seq_find(const llm_sched *s, uint64_t id)
 }
 
 /* Allocates a sequence with its tokens and the array of its page table. */
-static llm_seq *
+static llm_sched_seq *
 seq_alloc(const llm_sched *s, const llm_sched_request *r)
 {
 	uint32_t capacity = r->n_tokens + r->max_new; /* checked: fits the pages there are */
 	uint32_t page_tokens = llm_kv_page_tokens(s->kv);
 	uint32_t n_pages = capacity / page_tokens + (capacity % page_tokens != 0);
-	llm_seq *q = llm_malloc(sizeof(*q) + ((size_t) capacity + (size_t) n_pages) * sizeof(int32_t));
+	llm_sched_seq *q =
+	    llm_malloc(sizeof(*q) + ((size_t) capacity + (size_t) n_pages) * sizeof(int32_t));
 
 	if (q == NULL)
 		return NULL;
-	*q = (llm_seq){.user = r->user,
-	               .n_tokens = r->n_tokens,
-	               .n_prompt = r->n_tokens,
-	               .n_atomic = r->n_atomic,
-	               .capacity = capacity};
+	*q = (llm_sched_seq){.user = r->user,
+	                     .n_tokens = r->n_tokens,
+	                     .n_prompt = r->n_tokens,
+	                     .n_atomic = r->n_atomic,
+	                     .capacity = capacity};
 	q->tokens = (int32_t *) (q + 1);
 	memcpy(q->tokens, r->tokens, r->n_tokens * sizeof(*q->tokens));
 	q->table.pages = (uint32_t *) (q->tokens + capacity);
@@ -232,9 +242,9 @@ seq_alloc(const llm_sched *s, const llm_sched_request *r)
 
 /* Makes a waiting sequence; on failure nothing is left behind. */
 llm_status
-llm_seq_create(llm_sched *s, const llm_sched_request *r, uint64_t *id, llm_error *err)
+llm_sched_seq_create(llm_sched *s, const llm_sched_request *r, uint64_t *id, llm_error *err)
 {
-	llm_seq *q = slots_grow(s) ? seq_alloc(s, r) : NULL;
+	llm_sched_seq *q = slots_grow(s) ? seq_alloc(s, r) : NULL;
 	llm_sched_caller *c = q != NULL ? caller_get(s, r) : NULL;
 	llm_sched_group *g = c != NULL ? group_get(s, c, r) : NULL;
 
@@ -259,7 +269,7 @@ llm_seq_create(llm_sched *s, const llm_sched_request *r, uint64_t *id, llm_error
 
 /* Takes a started sequence out of its list and gives its pages back. */
 static void
-seq_stop(llm_sched *s, llm_seq *q)
+seq_stop(llm_sched *s, llm_sched_seq *q)
 {
 	llm_class class_ = seq_class(q);
 
@@ -276,7 +286,7 @@ seq_stop(llm_sched *s, llm_seq *q)
 
 /* Ends a sequence, wherever it is, with its group and caller if it was their last. */
 void
-llm_seq_free(llm_sched *s, llm_seq *q)
+llm_sched_seq_free(llm_sched *s, llm_sched_seq *q)
 {
 	llm_sched_group *g = q->group;
 	llm_sched_caller *c = g->caller;
@@ -299,7 +309,7 @@ llm_seq_free(llm_sched *s, llm_seq *q)
 
 /* Unverified drafts are dropped: what is recomputed is what is known. */
 void
-llm_seq_put_back(llm_sched *s, llm_seq *q)
+llm_sched_seq_put_back(llm_sched *s, llm_sched_seq *q)
 {
 	seq_stop(s, q);
 	q->n_tokens -= q->n_draft;
@@ -310,7 +320,7 @@ llm_seq_put_back(llm_sched *s, llm_seq *q)
 
 /* The caller of this function puts the sequence into the pass. */
 void
-llm_seq_start(llm_sched *s, llm_seq *q)
+llm_sched_seq_start(llm_sched *s, llm_sched_seq *q)
 {
 	queue_leave(s, q);
 	link_insert(&s->started[seq_class(q)], &q->started);

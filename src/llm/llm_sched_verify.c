@@ -1,6 +1,7 @@
 /*
- * llm_sched_verify.c: the self-check of the scheduler, for tests: walks every list from its head, counts again what
- * is counted, and hands all page tables to the check of the KV bookkeeping. Returns the first broken rule found.
+ * llm_sched_verify.c: the self-check of the scheduler, for tests: walks every list from its head,
+ * counts again what is counted, and hands all page tables to the check of the KV bookkeeping.
+ * Returns the first broken rule found.
  */
 #include "llm_alloc.h"
 #include "llm_sched_internal.h"
@@ -16,7 +17,7 @@ typedef struct walk
 
 /* Checks one sequence that has started. */
 static const char *
-check_started(const llm_seq *q)
+check_started(const llm_sched_seq *q)
 {
 	if (q->table.n_slots > q->n_tokens || q->n_tokens > q->capacity)
 		return "a sequence has more slots than tokens, or more tokens than were allowed";
@@ -31,11 +32,11 @@ check_started(const llm_seq *q)
 
 /* Walks one of a caller's lists of started sequences. */
 static const char *
-check_ready(const llm_sched_caller *c, const llm_link *list, llm_seq_state state, walk *w)
+check_ready(const llm_sched_caller *c, const llm_link *list, llm_sched_seq_state state, walk *w)
 {
 	for (const llm_link *l = list->next; l != list; l = l->next)
 	{
-		const llm_seq *q = LINK_OF(l, llm_seq, link);
+		const llm_sched_seq *q = LINK_OF(l, llm_sched_seq, link);
 
 		if (q->state != state || q->group->caller != c)
 			return "a sequence is in a list of another state or caller";
@@ -54,7 +55,7 @@ check_group(const llm_sched_caller *c, const llm_sched_group *g, walk *w)
 		return "a group is in the wrong list";
 	for (const llm_link *l = g->waiting.next; l != &g->waiting; l = l->next, n++)
 	{
-		const llm_seq *q = LINK_OF(l, llm_seq, link);
+		const llm_sched_seq *q = LINK_OF(l, llm_sched_seq, link);
 
 		if (q->state != SEQ_WAITING || q->group != g || q->table.n_pages != 0 || q->n_draft != 0)
 			return "a waiting sequence holds pages or drafts, or is in the wrong group";
@@ -96,7 +97,7 @@ check_pass(const llm_sched *s)
 
 	for (const llm_link *l = s->pass.next; l != &s->pass; l = l->next, n++)
 	{
-		const llm_seq *q = LINK_OF(l, llm_seq, link);
+		const llm_sched_seq *q = LINK_OF(l, llm_sched_seq, link);
 
 		if (n == s->n_work || q->state != SEQ_IN_PASS || s->work[n].id != q->id)
 			return "a piece and its sequence disagree";
@@ -130,12 +131,13 @@ collect_tables(const llm_sched *s, const llm_kv_table **tables, uint32_t *n)
 	for (int class_ = 0; class_ < N_CLASSES; class_++)
 		for (const llm_link *l = s->started[class_].next; l != &s->started[class_]; l = l->next)
 		{
-			const llm_seq *q = LINK_OF(l, llm_seq, started);
+			const llm_sched_seq *q = LINK_OF(l, llm_sched_seq, started);
 			const char *wrong = check_started(q);
 
 			if (wrong != NULL)
 				return wrong;
-			if (*n == s->n_started || (int) seq_class(q) != class_ || llm_seq_find(s, q->id) != q)
+			if (*n == s->n_started || (int) seq_class(q) != class_ ||
+			    llm_sched_seq_find(s, q->id) != q)
 				return "the list of started sequences is broken";
 			tables[(*n)++] = &q->table;
 		}
