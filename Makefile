@@ -13,19 +13,21 @@ PYTHON = python3
 PREFIX = /usr/local
 DESTDIR =
 FUZZ_SECONDS = 60
+FUZZ_SMOKE_SECONDS = 5
 
 # --- the library, by subsystem ----------------------------------------------------------
 
 LLM_BASE      = llm_status llm_alloc
-LLM_LOAD      = llm_hash llm_json llm_file llm_sha256 llm_quant llm_gguf llm_safetensors \
-                llm_weights
+LLM_LOAD      = llm_file llm_gguf llm_json llm_quant llm_safetensors llm_sha256 llm_weights
 LLM_TOKENIZE  =
-LLM_MODEL     = llm_arch llm_arch_gguf llm_arch_hf llm_arch_keys llm_arch_pool llm_arch_rope
+LLM_MODEL     = llm_arch llm_arch_gguf llm_arch_hf llm_arch_keys llm_arch_pool llm_arch_rope \
+                llm_model llm_model_chat llm_model_names llm_forward llm_forward_encode
 LLM_CPU       =
 LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_prefix llm_pack llm_sched llm_sched_pass \
                 llm_sched_queue llm_sched_verify
 LLM_DECODE    =
-LLM_ENGINE    = llm_prompt
+LLM_ENGINE    = llm_engine llm_engine_generate llm_engine_job llm_engine_model llm_engine_pass \
+                llm_engine_rows llm_engine_score llm_hash llm_prompt
 KERNELS_REF   =
 
 # What only the process has: the server loop, the command line. May print and exit.
@@ -33,7 +35,7 @@ LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_kv test_pack test_prompt test_sim
+TESTS         = test_alloc test_engine test_kv test_pack test_prompt test_sched test_sim
 FUZZ          =
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm
@@ -61,12 +63,16 @@ TEST_PROGRAMS = $(TESTS:%=$(BUILD)/%)
 FUZZ_PROGRAMS = $(FUZZ:%=$(BUILD)/%)
 RESULTS       = $(BUILD)/results
 RUN           = scripts/run-tests --results $(RESULTS)
+# libFuzzer brings a main of its own and wants every object instrumented, so it gets its own build.
+FUZZ_MAKE     = $(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=$(CLANG) FUZZ_MAIN= \
+                SANITIZE=address,undefined,fuzzer-no-link FUZZ_LDFLAGS=-fsanitize=fuzzer
+FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
 # --- what people call -------------------------------------------------------------------
 
 .PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora \
-        check-scripts models bench-llm install install-engine uninstall clean format help tests \
-        fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar
+        check-fuzz check-scripts models bench-llm install install-engine uninstall clean format \
+        help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar
 
 all: engine                     ## build the engine (library and program)
 
@@ -75,7 +81,7 @@ engine: $(BUILD)/libllm.a $(PROGRAM_OBJS:%=$(BUILD)/prepack-engine)
 check: check-llm check-scripts  ## every check there is, in order; the gate of CI
 	$(RUN) --total
 
-check-llm: check-style check-layers check-unit check-asan check-corpora ## everything on the engine
+check-llm: check-style check-layers check-unit check-asan check-corpora check-fuzz ## the engine
 
 check-style:                    ## lengths, banned calls, banners, comments, format, commits
 	$(RUN) --name style scripts/check-style
@@ -93,20 +99,25 @@ check-asan:                     ## the unit tests under ASan and UBSan
 
 check-corpora:                  ## every fuzz target over its committed corpus, under ASan and UBSan
 	$(MAKE) --no-print-directory WERROR=1 BUILD=$(BUILD)/asan SANITIZE=address,undefined fuzzers
-	$(RUN) --name corpora $(FUZZ:fuzz_%="$(BUILD)/asan/fuzz_% test/corpus/%")
+	$(RUN) --name corpora $(foreach f,$(FUZZ:fuzz_%=%),"$(BUILD)/asan/fuzz_$(f) test/corpus/$(f)")
+
+check-fuzz:                     ## every fuzz target for some seconds; all compiled by clang
+	$(FUZZ_MAKE) WERROR=1 tests fuzzers
+	mkdir -p $(FUZZ:fuzz_%=$(BUILD)/fuzz/corpus/%)
+	$(RUN) --name fuzz $(foreach f,$(FUZZ:fuzz_%=%),"sh -c '$(BUILD)/fuzz/fuzz_$(f) \
+	    $(FUZZ_LIMITS) -max_total_time=$(FUZZ_SMOKE_SECONDS) $(BUILD)/fuzz/corpus/$(f) \
+	    test/corpus/$(f) && echo $(f): 1 passed, 0 failed'")
 
 check-scripts:                  ## the tests of the scripts themselves
 	$(RUN) --name scripts $(SCRIPT_TESTS:%="$(PYTHON) test/%.py")
 
-FUZZ_TARGETS = $(FUZZ:fuzz_%=fuzz-%)
 fuzz-gguf fuzz-safetensors fuzz-json: ## fuzz one parser for FUZZ_SECONDS
 fuzz-tokenizer fuzz-wire fuzz-grammar: ## the same
-$(FUZZ_TARGETS): fuzz-%:
-	$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=$(CLANG) FUZZ_MAIN= \
-	    SANITIZE=address,undefined,fuzzer-no-link LDFLAGS=-fsanitize=fuzzer $(BUILD)/fuzz/fuzz_$*
+$(FUZZ:fuzz_%=fuzz-%): fuzz-%:
+	$(FUZZ_MAKE) $(BUILD)/fuzz/fuzz_$*
 	mkdir -p $(BUILD)/fuzz/corpus/$* test/corpus/$*
-	$(BUILD)/fuzz/fuzz_$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
-	    -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$* test/corpus/$*
+	$(BUILD)/fuzz/fuzz_$* $(FUZZ_LIMITS) -max_total_time=$(FUZZ_SECONDS) \
+	    $(BUILD)/fuzz/corpus/$* test/corpus/$*
 
 models:                         ## fetch the weights that tests and benchmarks use
 	scripts/fetch-model smollm2-135m minilm-l6
@@ -159,11 +170,11 @@ $(BUILD)/prepack-engine: $(PROGRAM_OBJS) $(BUILD)/libllm.a
 $(BUILD)/test_%: $(OBJ)/test/test_%.o $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
-# The driver replays files; libFuzzer brings a main of its own, so fuzz-… leaves the driver out.
+# The driver that replays files; empty under libFuzzer.
 FUZZ_MAIN = $(OBJ)/test/fuzz_main.o
 
 $(BUILD)/fuzz_%: $(OBJ)/test/fuzz_%.o $(FUZZ_MAIN) $(BUILD)/libllm.a
-	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
+	$(CC) $(LLM_LDFLAGS) $(FUZZ_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
 -include $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) \
          $(FUZZ:%=$(OBJ)/test/%.d)

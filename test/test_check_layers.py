@@ -19,12 +19,12 @@ class CheckLayers(unittest.TestCase):
         self.folder = tempfile.TemporaryDirectory()
         self.addCleanup(self.folder.cleanup)
         self.root = pathlib.Path(self.folder.name)
-        self.write("kernels/kernels.h", "#include <stdint.h>\nvoid pp_copy(int32_t *to);\n")
-        self.write("src/llm/llm_wire.h", "#include <stdint.h>\ntypedef uint32_t llm_word;\n")
-        self.write("src/llm/llm_a.h", '#include "kernels.h"\nint llm_a(int32_t n);\n')
+        self.write_header("kernels/kernels.h", "#include <stdint.h>\nvoid pp_copy(int32_t *to);")
+        self.write_header("src/llm/llm_wire.h", "#include <stdint.h>\ntypedef uint32_t llm_word;")
+        self.write_header("src/llm/llm_a.h", '#include "kernels.h"\nint llm_a(int32_t n);')
         self.write("src/llm/llm_a.c",
                    '#include "llm_a.h"\nint llm_a(int32_t n) { pp_copy(&n); return n; }\n')
-        self.write("src/llm/llm_status.h", "typedef enum llm_status { LLM_OK } llm_status;\n")
+        self.write_header("src/llm/llm_status.h", "typedef enum llm_status { LLM_OK } llm_status;")
         self.write("src/client.c",
                    '#include "llm/llm_wire.h"\n#include "llm/llm_status.h"\n')
 
@@ -32,6 +32,11 @@ class CheckLayers(unittest.TestCase):
         """Puts one file into the tree under test."""
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_text(text)
+
+    def write_header(self, path, text):
+        """Puts one header with a guard into the tree under test."""
+        self.write(path, f"#ifndef GUARD_H\n#define GUARD_H\n{text}\n#endif\n".replace(
+            "GUARD", pathlib.Path(path).stem.upper()))
 
     def archive(self):
         """Compiles src/llm/llm_a.c of the tree into a library and returns its path."""
@@ -64,16 +69,16 @@ class CheckLayers(unittest.TestCase):
                 (self.root / path).unlink()
 
     def test_headers_that_stand_alone(self):
-        self.write("src/llm/llm_wire.h", '#include "llm_a.h"\n')
+        self.write_header("src/llm/llm_wire.h", '#include "llm_a.h"')
         self.assertEqual(self.rules(), {"include"})
 
     def test_cuda_where_it_belongs(self):
-        self.write("src/llm/llm_cuda.h", "#ifdef HAVE\n#include <cuda_runtime.h>\n#endif\n")
+        self.write_header("src/llm/llm_cuda.h", "#ifdef HAVE\n#include <cuda_runtime.h>\n#endif")
         self.assertEqual(self.rules(), set())
 
     def test_reach_through_another_header(self):
         self.write("src/llm/postgresql/server/utils.h", "typedef int Datum;\n")
-        self.write("src/llm/llm_b.h", '#include "postgresql/server/utils.h"\n')
+        self.write_header("src/llm/llm_b.h", '#include "postgresql/server/utils.h"')
         self.write("src/llm/llm_a.c", '#include "llm_b.h"\n')
         self.assertLessEqual({"reach"}, self.rules())
 
@@ -82,8 +87,14 @@ class CheckLayers(unittest.TestCase):
         self.assertEqual(self.rules(), {"reach"})
 
     def test_header_that_needs_another(self):
-        self.write("src/llm/llm_b.h", "int32_t llm_b(void);\n")
+        self.write_header("src/llm/llm_b.h", "int32_t llm_b(void);")
         self.assertEqual(self.rules(), {"header"})
+
+    def test_header_without_a_guard(self):
+        self.write("src/llm/llm_b.h", "INLINE int llm_b(void) { return 0; }\n")
+        self.assertEqual(self.rules(), {"header"})
+        self.write("src/llm/llm_b.h", "/* No include guard: a template. */\nINLINE int f(void);\n")
+        self.assertEqual(self.rules(), set())
 
     def test_symbols(self):
         for call in ("palloc(1)", "errstart(1)", "printf(\"%d\", n)", "abort()", "exit(n)"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""test_wrap_comments.py: comments of any shape come out within 100 columns, with all their words."""
+"""test_wrap_comments.py: comments of any shape come out within 100 columns and lose no word."""
 
 import pathlib
 import subprocess
