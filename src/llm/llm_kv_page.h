@@ -42,6 +42,7 @@ void llm_page_shift(llm_page_pool *pool, uint32_t page, int table, int tree, int
 /* Takes a free page (n_free > 0) for a table; *dirty: it held another salt's data. */
 uint32_t llm_page_take(llm_page_pool *pool, const llm_salt *salt, bool *dirty);
 
+/* Says whether two salts are the same. */
 static inline bool
 llm_salt_equal(const llm_salt *a, const llm_salt *b)
 {
