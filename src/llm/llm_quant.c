@@ -4,8 +4,8 @@
  * The layouts are GGUF's (ggml: src/ggml-common.h); a file is little-endian, as is every machine
  * this runs on. Values must have the very bits of ggml's C reference, which fixes the order of the
  * float operations: a block's scale is multiplied first, then the weight, and no multiply and add
- * may fuse (the Makefile passes -ffp-contract=off). Each function turns n_blocks blocks into floats.
- * Sources may be unaligned. Pure functions: thread-safe.
+ * may fuse (the Makefile passes -ffp-contract=off). Each function turns n_blocks blocks into
+ * floats. Sources may be unaligned. Pure functions: thread-safe.
  */
 #include <string.h>
 
@@ -222,7 +222,8 @@ blocks_q4_k(const uint8_t *src, float *dst, uint64_t n_blocks)
 	}
 }
 
-/* Q5_K: as Q4_K, with 32 bytes of fifth bits before the nibbles: bit s of byte l is sub-block s's. */
+/* Q5_K: as Q4_K, with 32 bytes of fifth bits before the nibbles: bit s of byte l is for weight l of
+ * sub-block s. */
 static void
 blocks_q5_k(const uint8_t *src, float *dst, uint64_t n_blocks)
 {

@@ -97,8 +97,8 @@ bool llm_meta_string(const llm_meta *m, uint64_t i, const char **bytes, uint64_t
 
 /*
  * A side file of a Hugging Face folder, parsed; NULL in *out when the file is absent (LLM_OK), and
- * for GGUF. file_name is relative to the folder and comes from the code, never from a file. Owned by
- * w, parsed once. Thread-safe.
+ * for GGUF. file_name is relative to the folder and comes from the code, never from a file. Owned
+ * by w, parsed once. Thread-safe.
  */
 llm_status llm_weights_json(llm_weights *w, const char *file_name, const llm_json **out,
                             llm_error *err);
