@@ -181,8 +181,8 @@ typedef struct pp_ops
 	                            uint32_t n_cols, pp_precision precision);
 	void (*matrix_destroy)(pp_backend *be, pp_matrix *m);
 
-	/* out[T, d] = table row ids[t] · scale (+ add row add_ids[t] of add[., d] when add != NULL).
-	 * ids are valid. */
+	/* out[T, d] = table row ids[t] · scale. ids are valid. A table made with PP_PREC_NATIVE reads its
+	 * parts' memory, which must stay mapped. */
 	pp_result (*embed)(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t *ids,
 	                   uint32_t n_tokens, float scale);
 	/* x[T, d] += table[idx[t], d]; a float table on the device (learned positions, token types). */
@@ -241,7 +241,8 @@ typedef struct pp_ops
 
 	/*
 	 * KV pages. kv_create makes one pool for a model: n_pages pages of page_tokens tokens for every
-	 * layer (layers may differ in shape: attn[n_layers]). kv_copy copies the first n_slots of page
+	 * layer (layers may differ in shape: attn[n_layers]); the precision also rules the keys and values
+	 * of passes that are not causal, so an encoder makes a pool of 0 pages. kv_copy copies the first n_slots of page
 	 * src to page dst in all layers (copy on write of a shared tail). kv_clear zeroes a page before
 	 * another role may own it.
 	 */

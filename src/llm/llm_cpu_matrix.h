@@ -1,0 +1,34 @@
+/*
+ * llm_cpu_matrix.h: a weight matrix as the CPU backend keeps it.
+ *
+ * Matrices for products are cut into panels of 16 output features. In float a panel is [k][16]; in
+ * int8 it is [k / 4][16][4] with k padded to a multiple of 64, which is at once what AMX loads as a
+ * tile (16 rows of 64 bytes), what one VNNI instruction multiplies (64 bytes), and a plain array for
+ * everything else: one copy of the weights serves all levels and any number of rows. A matrix made
+ * with PP_PREC_NATIVE keeps no copy: it is the list of parts in the mapped file, for look-ups.
+ */
+#ifndef LLM_CPU_MATRIX_H
+#define LLM_CPU_MATRIX_H
+
+#include "../../kernels/kernels.h"
+#include "llm_cpu_kernels.h"
+
+struct pp_matrix
+{
+	pp_precision precision;
+	uint32_t n_rows;
+	uint32_t n_cols;
+	size_t bytes_row;      /* int8: n_cols padded to a multiple of 64 */
+	uint64_t bytes;        /* of all that is owned */
+	float *panels;         /* PP_PREC_F32 */
+	int8_t *panels_i8;     /* PP_PREC_INT8 */
+	float *scale;          /* [n_rows, padded to a panel] */
+	int32_t *sum128;       /* [the same] 128 · Σ_k w */
+	pp_matrix_part *parts; /* PP_PREC_NATIVE */
+	uint32_t n_parts;
+};
+
+/* Row i of any matrix in float, out[n_cols]. */
+void llm_cpu_matrix_row(const pp_matrix *m, uint32_t i, float *out);
+
+#endif /* LLM_CPU_MATRIX_H */

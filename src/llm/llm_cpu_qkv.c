@@ -1,0 +1,209 @@
+/*
+ * llm_cpu_qkv.c: between the fused projection and attention: head norms, RoPE, and the writing of K
+ * and V into pages.
+ */
+#include <string.h>
+
+#include "llm_cpu.h"
+
+#define D_HEAD_MAX 256
+
+typedef struct qkv_args
+{
+	const llm_cpu *cpu;
+	const pp_attn *attn;
+	const pp_rope *rope;
+	const llm_cpu_rope_table *table;
+	llm_cpu_pages pages;
+	float *q;
+	const float *qkv;
+	const uint32_t *pos;
+	const pp_segment *segs;
+	uint32_t n_segs;
+	llm_norm_row q_norm;
+	llm_norm_row k_norm;
+} qkv_args;
+
+/* The nearest bf16, ties to even; NaN stays NaN. */
+static inline uint16_t
+narrow(float x)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &x, sizeof(bits));
+	if ((bits & 0x7fffffff) > 0x7f800000)
+		return (uint16_t) (bits >> 16 | 0x40);
+	return (uint16_t) ((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Pages that the segments of an encoder pass take in scratch. */
+static uint64_t
+count_pages(const pp_segment *segs, uint32_t n_segs)
+{
+	uint64_t n = 0;
+
+	for (uint32_t s = 0; s < n_segs; s++)
+		n += (segs[s].n_new + LLM_CPU_PAGE - 1) / LLM_CPU_PAGE;
+	return n;
+}
+
+/* The pages of a layer; see the header. */
+pp_result
+llm_cpu_pages_of(llm_cpu *cpu, uint32_t layer, const pp_attn *attn, const pp_segment *segs,
+                 uint32_t n_segs, llm_cpu_pages *out)
+{
+	const llm_cpu_kv *kv = &cpu->kv;
+
+	if (attn->d_head == 0 || attn->d_head > D_HEAD_MAX || attn->d_head % 8 != 0 ||
+	    attn->n_kv_heads == 0 || attn->n_heads % attn->n_kv_heads != 0)
+		return llm_cpu_fail(cpu, PP_E_UNSUPPORTED, "attention with %u heads of %u over %u KV heads",
+		                    attn->n_heads, attn->d_head, attn->n_kv_heads);
+	out->bf16 = kv->bf16;
+	llm_cpu_kv_shape(attn, kv->bf16, &out->shape);
+	if (attn->causal)
+	{
+		if (layer >= kv->n_layers || kv->layers[layer].bytes_page != out->shape.bytes_page)
+			return llm_cpu_fail(cpu, PP_E_UNSUPPORTED, "layer %u has no such KV pages", layer);
+		out->data = kv->data + kv->layers[layer].offset;
+		return PP_OK;
+	}
+	out->data = llm_cpu_scratch(cpu, SCRATCH_KV, count_pages(segs, n_segs), out->shape.bytes_page);
+	return out->data != NULL ? PP_OK : PP_E_NOMEM;
+}
+
+/* Normalises and rotates one head in place. */
+static void
+prepare_head(const qkv_args *a, float *head, const llm_norm_row *norm, uint32_t pos)
+{
+	if (norm->w != NULL)
+		a->cpu->kernels->norm(head, head, NULL, norm);
+	if (a->table != NULL)
+		a->cpu->kernels->rotate(head, a->table->cos + (size_t) pos * a->table->n_half,
+		                        a->table->sin + (size_t) pos * a->table->n_half, a->rope->n_dims,
+		                        a->rope->interleaved);
+}
+
+/* Writes k and v of one head into a slot; the padding of d is written with zeros. */
+static void
+write_slot(const llm_cpu_pages *p, uint8_t *page, uint32_t slot, const float *k, const float *v,
+           uint32_t d)
+{
+	const uint32_t d_pad = p->shape.d_pad;
+	uint16_t *k16 = (uint16_t *) (void *) page;
+	uint16_t *v16 = k16 + LLM_CPU_PAGE * d_pad;
+	float *k32 = (float *) (void *) page;
+	float *v32 = k32 + LLM_CPU_PAGE * d_pad;
+
+	for (uint32_t i = 0; i < d_pad; i++)
+	{
+		float ki = i < d ? k[i] : 0.0f;
+		float vi = i < d ? v[i] : 0.0f;
+
+		if (p->bf16)
+		{
+			k16[(i / 2 * LLM_CPU_PAGE + slot) * 2 + i % 2] = narrow(ki);
+			v16[(slot / 2 * d_pad + i) * 2 + slot % 2] = narrow(vi);
+		}
+		else
+		{
+			k32[i * LLM_CPU_PAGE + slot] = ki;
+			v32[slot * d_pad + i] = vi;
+		}
+	}
+}
+
+/* One token: its queries into q, its keys and values into a page. */
+static void
+prepare_token(const qkv_args *a, uint32_t t, uint32_t page, uint32_t slot)
+{
+	const pp_attn *attn = a->attn;
+	const size_t d = attn->d_head;
+	const float *row = a->qkv + t * (attn->n_heads + 2 * (size_t) attn->n_kv_heads) * d;
+	float *q = a->q + t * attn->n_heads * d;
+	float k[D_HEAD_MAX];
+
+	memcpy(q, row, attn->n_heads * d * sizeof(float));
+	for (uint32_t h = 0; h < attn->n_heads; h++)
+		prepare_head(a, q + h * d, &a->q_norm, a->pos[t]);
+	row += attn->n_heads * d;
+	for (uint32_t h = 0; h < attn->n_kv_heads; h++)
+	{
+		memcpy(k, row + h * d, d * sizeof(float));
+		prepare_head(a, k, &a->k_norm, a->pos[t]);
+		write_slot(&a->pages, llm_cpu_page(&a->pages, page, h), slot, k,
+		           row + (attn->n_kv_heads + h) * d, attn->d_head);
+	}
+}
+
+/* Tokens [begin, end), which may reach over several segments. */
+static void
+prepare_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+	const qkv_args *a = arg;
+	uint32_t first_page = 0;
+
+	(void) thread;
+	for (uint32_t s = 0; s < a->n_segs && a->segs[s].first_token < end; s++)
+	{
+		const pp_segment *seg = &a->segs[s];
+		uint32_t last = seg->first_token + seg->n_new;
+
+		for (uint32_t t = begin > seg->first_token ? begin : seg->first_token; t < end && t < last;
+		     t++)
+		{
+			uint32_t slot = seg->n_past + (t - seg->first_token);
+			uint32_t page = slot / LLM_CPU_PAGE;
+
+			prepare_token(a, t, a->attn->causal ? seg->pages[page] : first_page + page,
+			              slot % LLM_CPU_PAGE);
+		}
+		first_page += (seg->n_new + LLM_CPU_PAGE - 1) / LLM_CPU_PAGE;
+	}
+}
+
+/* Finds the table of cosines for these positions. */
+static pp_result
+prepare_rope(llm_cpu *cpu, qkv_args *a, uint32_t n_tokens)
+{
+	uint32_t max = 0;
+
+	if (!a->rope->enabled || a->rope->n_dims < 2)
+		return PP_OK;
+	if (a->rope->n_dims > a->attn->d_head)
+		return llm_cpu_fail(cpu, PP_E_UNSUPPORTED, "rotary embedding wider than a head");
+	for (uint32_t t = 0; t < n_tokens; t++)
+		max = a->pos[t] > max ? a->pos[t] : max;
+	if (max == UINT32_MAX)
+		return llm_cpu_fail(cpu, PP_E_UNSUPPORTED, "a position of %u", max);
+	a->table = llm_cpu_rope(cpu, a->rope, max + 1);
+	return a->table != NULL ? PP_OK : PP_E_NOMEM;
+}
+
+/* Splits qkv; see kernels.h. */
+pp_result
+llm_cpu_qkv_prepare(pp_backend *be, float *dev_q, const float *dev_qkv, const uint32_t *pos,
+                    const pp_segment *segs, uint32_t n_segs, uint32_t n_tokens, uint32_t layer,
+                    const pp_attn *attn, const pp_rope *rope, const float *dev_q_norm,
+                    const float *dev_k_norm, float eps, bool plus_one)
+{
+	llm_cpu *cpu = llm_cpu_of(be);
+	const size_t bytes_row = (attn->n_heads + 2 * (size_t) attn->n_kv_heads) * attn->d_head * 4;
+	qkv_args a = {.cpu = cpu, .attn = attn, .rope = rope, .q = dev_q, .qkv = dev_qkv, .pos = pos};
+	pp_result result;
+
+	a.segs = segs;
+	a.n_segs = n_segs;
+	a.q_norm = (llm_norm_row){.w = dev_q_norm,
+	                          .d = attn->d_head,
+	                          .eps = eps,
+	                          .offset = plus_one ? 1.0f : 0.0f,
+	                          .kind = PP_NORM_RMS};
+	a.k_norm = a.q_norm;
+	a.k_norm.w = dev_k_norm;
+	result = llm_cpu_pages_of(cpu, layer, attn, segs, n_segs, &a.pages);
+	if (result == PP_OK && n_tokens > 0)
+		result = prepare_rope(cpu, &a, n_tokens);
+	if (result == PP_OK)
+		llm_cpu_rows(cpu, n_tokens, 2 * bytes_row, prepare_tokens, &a);
+	return result;
+}
