@@ -139,11 +139,26 @@ arch_need_u32(arch_reader *r, const char *key, uint32_t max)
 	return 1;
 }
 
-/* A finite number; whole ones count. */
+/* A number of GGUF metadata; whole ones count. */
+static bool
+meta_number(const llm_meta *meta, double *out)
+{
+	int64_t whole;
+
+	if (meta->kind == LLM_META_ARRAY)
+		return false;
+	if (llm_meta_float(meta, 0, out))
+		return true;
+	if (!llm_meta_int(meta, 0, &whole))
+		return false;
+	*out = (double) whole;
+	return true;
+}
+
+/* A finite number. */
 double
 arch_get_double(arch_reader *r, const char *key, double absent)
 {
-	const llm_meta *meta;
 	double value;
 	bool ok;
 
@@ -152,7 +167,7 @@ arch_get_double(arch_reader *r, const char *key, double absent)
 	if (r->root != NULL)
 		ok = llm_json_double(llm_json_member(r->root, key), &value);
 	else
-		ok = (meta = find_meta(r, key))->kind != LLM_META_ARRAY && llm_meta_float(meta, 0, &value);
+		ok = meta_number(find_meta(r, key), &value);
 	if (ok && isfinite(value))
 		return value;
 	fail_value(r, key);
@@ -316,6 +331,7 @@ read_all(arch_reader *r)
 	arch_check(r);
 }
 
+/* Reads the description of an open model. */
 llm_status
 llm_arch_read(llm_weights *w, llm_arch *arch, llm_error *err)
 {
@@ -330,6 +346,7 @@ llm_arch_read(llm_weights *w, llm_arch *arch, llm_error *err)
 	return r.status;
 }
 
+/* Frees the arrays; the struct is zeroed again. */
 void
 llm_arch_free(llm_arch *arch)
 {

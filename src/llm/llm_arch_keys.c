@@ -283,6 +283,7 @@ check_rope_keys(arch_reader *r, const llm_json *object)
 	}
 }
 
+/* Goes over all members of config.json. */
 void
 arch_check_hf_keys(arch_reader *r)
 {
@@ -301,6 +302,7 @@ arch_check_hf_keys(arch_reader *r)
 	check_rope_keys(r, llm_json_member(r->root, "rope_scaling"));
 }
 
+/* Goes over all metadata of the architecture. */
 void
 arch_check_gguf_keys(arch_reader *r)
 {

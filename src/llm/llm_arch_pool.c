@@ -113,6 +113,7 @@ read_module(arch_reader *r, const llm_json *module)
 		          type);
 }
 
+/* Goes through the steps in order. */
 void
 arch_read_hf_pooling(arch_reader *r)
 {

@@ -132,6 +132,7 @@ rope_valid(const arch_rope *rope, uint32_t d_head)
 	return true;
 }
 
+/* Computes and checks the frequencies; they live in the arch's arena. */
 void
 arch_rope_build(arch_reader *r, const arch_rope *rope, bool interleaved, pp_rope *out)
 {

@@ -59,6 +59,7 @@ sizes_of(const llm_model *m, uint32_t max_rows)
 	return s;
 }
 
+/* What llm_workspace_create will take. */
 uint64_t
 llm_workspace_bytes(const llm_model *m, uint32_t max_tokens, uint32_t max_rows)
 {
@@ -82,6 +83,7 @@ take_floats(const llm_workspace *ws, uint64_t n, uint64_t width)
 	return ws->m->be->ops->alloc(ws->m->be, bytes > 0 ? (size_t) bytes : sizeof(float));
 }
 
+/* Takes all scratch at once, so that no pass can run out of memory. */
 llm_status
 llm_workspace_create(const llm_model *m, uint32_t max_tokens, uint32_t max_rows,
                      llm_workspace **out, llm_error *err)
@@ -119,6 +121,7 @@ llm_workspace_create(const llm_model *m, uint32_t max_tokens, uint32_t max_rows,
 	return LLM_OK;
 }
 
+/* NULL is fine. */
 void
 llm_workspace_free(llm_workspace *ws)
 {
@@ -134,6 +137,7 @@ llm_workspace_free(llm_workspace *ws)
 	llm_free(ws);
 }
 
+/* Arms the copy; it happens once. */
 void
 llm_workspace_tap(llm_workspace *ws, int layer, float *out)
 {
@@ -381,6 +385,7 @@ forward_final_norm(const llm_workspace *ws, float *out, float *x, const float *d
 	return layer_norm(ws, out, x, delta, ws->m->final_norm_w, ws->m->final_norm_b, n);
 }
 
+/* Runs the layers, keeps the normed rows that were asked for. */
 llm_status
 llm_forward_decode(llm_workspace *ws, const llm_batch *batch, llm_error *err)
 {
@@ -427,6 +432,7 @@ head_logits(llm_workspace *ws, const float *x, uint32_t n)
 	return result;
 }
 
+/* Fetches whole rows of logits, a block at a time. */
 llm_status
 llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float *out,
                    llm_error *err)
@@ -477,6 +483,7 @@ block_columns(llm_workspace *ws, uint32_t n, const uint32_t *cols, uint32_t n_co
 	return result;
 }
 
+/* Fetches chosen columns of chosen rows, a block at a time. */
 llm_status
 llm_forward_columns(llm_workspace *ws, const uint32_t *rows, uint32_t n_rows, const uint32_t *cols,
                     uint32_t n_cols, float *out, float *lse, llm_error *err)

@@ -55,6 +55,7 @@ run_heads(llm_workspace *ws, const llm_batch *batch, bool pending, float **out, 
 	return run_classifier(ws, batch->n_segs);
 }
 
+/* Runs the layers and the heads, fetches one result a segment. */
 llm_status
 llm_forward_encode(llm_workspace *ws, const llm_batch *batch, float *out, llm_error *err)
 {

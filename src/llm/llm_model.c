@@ -386,6 +386,7 @@ load_tokens(llm_model *m, llm_error *err)
 	return LLM_OK;
 }
 
+/* Opens, describes, checks, then loads; on failure nothing stays. */
 llm_status
 llm_model_load(const char *path, pp_backend *be, pp_precision precision, llm_model **out,
                llm_error *err)
@@ -444,6 +445,7 @@ free_layer(pp_backend *be, llm_layer *layer)
 	free_matrix(be, layer->ffn_out);
 }
 
+/* NULL is fine, and so is a model that failed halfway. */
 void
 llm_model_free(llm_model *m)
 {

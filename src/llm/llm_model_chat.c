@@ -85,6 +85,7 @@ template_of_config(llm_weights *w, char **text, size_t *bytes, llm_error *err)
 	return copy_text(source, n, text, bytes, err);
 }
 
+/* Looks where the format keeps it. */
 llm_status
 model_chat_template(llm_weights *w, char **text, size_t *bytes, llm_error *err)
 {

@@ -144,6 +144,7 @@ bert_head_name(const model_names *names, const char *prefix, model_slot slot)
 	return NULL;
 }
 
+/* Puts prefix, name, layer and suffix together. */
 bool
 model_name(const model_names *names, const char *prefix, model_slot slot, uint32_t layer,
            const char *suffix, char out[MODEL_NAME_MAX])
@@ -167,6 +168,7 @@ model_name(const model_names *names, const char *prefix, model_slot slot, uint32
 	return n > 0 && n < MODEL_NAME_MAX;
 }
 
+/* The first scheme that fits; the prefix is where the embeddings are. */
 const model_names *
 model_names_of(const llm_weights *w, const llm_arch *arch, const char **prefix)
 {
@@ -191,6 +193,7 @@ model_names_of(const llm_weights *w, const llm_arch *arch, const char **prefix)
 	return NULL;
 }
 
+/* Tensors that other tasks or the readers of the metadata use. */
 bool
 model_name_is_inert(const llm_arch *arch, const char *name)
 {
