@@ -27,7 +27,8 @@ LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cp
 LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_prefix llm_pack llm_sched llm_sched_pass \
                 llm_sched_queue llm_sched_verify
 LLM_DECODE    =
-LLM_ENGINE    = llm_prompt
+LLM_ENGINE    = llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
+                llm_engine_pass llm_engine_score llm_engine_generate
 KERNELS_REF   =
 
 # What only the process has: the server loop, the command line. May print and exit.
