@@ -4,7 +4,7 @@
  * Order of the transform: constraint mask, temperature, top-k, top-p, min-p, softmax, draw.
  * temperature 0 is greedy (argmax, lowest id on ties). The generator is counter based: draw number
  * i of a request with seed s is a pure function of (s, i), so that a row's text does not depend on
- * what else runs, nor on speculation.
+ * what else runs, nor on speculation. A NaN logit counts as −∞.
  */
 #ifndef LLM_SAMPLE_H
 #define LLM_SAMPLE_H
@@ -18,7 +18,7 @@ typedef struct llm_sample_params
 {
 	float temperature; /* >= 0; 0 = greedy */
 	uint32_t top_k;    /* 0 = off */
-	float top_p;       /* in (0, 1]; 1 = off */
+	float top_p;       /* in (0, 1]; 1 = off, and so is 0 */
 	float min_p;       /* in [0, 1); 0 = off */
 	uint64_t seed;
 } llm_sample_params;
@@ -32,17 +32,17 @@ void llm_sampler_free(llm_sampler *s);
 
 /*
  * Draws token number index of a request. logits[n_vocab] is not changed. mask (a bit per token,
- * NULL = all allowed) restricts the choice; with an empty mask the result is −1. *logprob, when not
+ * NULL = all allowed) restricts the choice; with no token left the result is −1. *logprob, when not
  * NULL, gets ln p of the token under the untransformed distribution.
  */
 int32_t llm_sample(llm_sampler *s, const float *logits, const uint32_t *mask,
                    const llm_sample_params *p, uint64_t index, float *logprob);
 
 /*
- * One step of lossless speculative sampling with a deterministic draft (prompt lookup: q is a point
- * mass; Leviathan et al. 2211.17192): accepts draft with probability p(draft), else draws from p
- * without it, renormalised. The marginal law is exactly p, and greedy gives exactly the greedy
- * token. Returns the token; *accepted says whether it is the draft.
+ * One step of lossless speculative sampling with a certain draft (prompt lookup; Leviathan et al.
+ * 2211.17192 with q = 1). Returns exactly the token that llm_sample gives for this index, so drafts
+ * change neither the law nor the text; *accepted says whether it is the draft, which has
+ * probability p(draft).
  */
 int32_t llm_sample_verify(llm_sampler *s, const float *logits, const uint32_t *mask,
                           const llm_sample_params *p, uint64_t index, int32_t draft,
