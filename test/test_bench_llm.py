@@ -24,6 +24,7 @@ esac
 """
 PEER = """#!/bin/sh
 case "$*" in
+*--plain*) printf 'plain/prefill/own\\t50\\ttok/s\\nplain/decode\\t30\\ttok/s\\n' ;;
 *prefill*) printf '# peer 1.0\\nprefill/own\\t100\\ttok/s\\nprefill/q4_0\\t400\\ttok/s\\n' ;;
 *decode*) printf 'decode\\t45\\ttok/s\\n' ;;
 *classify*) printf 'classify/whole\\t1\\ttexts/s\\nclassify/cached\\t4\\ttexts/s\\n'
@@ -56,6 +57,7 @@ class BenchLlm(unittest.TestCase):
         self.assertEqual(status, 0)
         work = "prefill 512, Q4_1"
         self.assertEqual(rows[work, "llama.cpp, same file"][4:], ["100", "8", ">= 8", "yes"])
+        self.assertEqual(rows[work, "llama.cpp, same file, no AMX"][4:], ["50", "16", ">= 8", "yes"])
         self.assertEqual(rows[work, "llama.cpp, fastest format"][4:], ["400", "2", ">= 3", "no"])
         self.assertEqual(rows["decode, one stream", "llama.cpp, same file"][4:],
                          ["45", "2", ">= 1.5", "yes"])

@@ -16,6 +16,9 @@ classify   label logits after instruction + text + suffix, one prefill a text:
            classify/cached   the instruction's KV stays, each text is appended to it and removed
            classify/batched  as cached, and as many texts in one llama_decode as fit --batch tokens,
                              each a sequence that shares the instruction's cells
+With --plain, lines begin with plain/ and llama.cpp computes on the weights as the file has them: what
+prebuilt packages, which have no AMX, do with Q4_1.
+
 Classification may run over every k-th text by length (--sample), which keeps the skew; its figure
 is texts a second over those.
 """
@@ -37,9 +40,12 @@ QUIET = ll.llama_log_callback(lambda level, text, data: None)
 class Model:
     """A loaded model with one context."""
 
+    packed_layouts = True
+
     def __init__(self, path, threads, n_ctx=4096, n_batch=2048, n_seq=1):
-        self.model = ll.llama_model_load_from_file(str(path).encode(),
-                                                   ll.llama_model_default_params())
+        params = ll.llama_model_default_params()
+        params.use_extra_bufts = self.packed_layouts
+        self.model = ll.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise SystemExit(f"llama.cpp cannot load {path}")
         params = ll.llama_context_default_params()
@@ -247,12 +253,15 @@ def main():
     parser.add_argument("--instruction", type=pathlib.Path)
     parser.add_argument("--labels", default="billing,delivery,technical,other")
     parser.add_argument("--sample", type=int, default=100)
+    parser.add_argument("--plain", action="store_true",
+                        help="weights as in the file: no AMX and no repacked layouts")
     args = parser.parse_args()
+    Model.packed_layouts = not args.plain
     ll.llama_log_set(QUIET, None)
     ll.llama_backend_init()
 
     def emit(work, figure, unit):
-        print(f"{work}\t{figure:.6g}\t{unit}", flush=True)
+        print(f"{'plain/' if args.plain else ''}{work}\t{figure:.6g}\t{unit}", flush=True)
 
     print(f"# llama-cpp-python {ll.__version__}: {ll.llama_print_system_info().decode()}")
     {"prefill": run_prefill, "decode": run_decode, "classify": run_classify}[args.work](args, emit)
