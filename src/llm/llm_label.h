@@ -35,12 +35,17 @@ typedef struct llm_label_set
 } llm_label_set;
 
 /*
- * Labels are tokenised as they would follow the prompt. n >= 2, none empty, no two equal;
- * LLM_E_RANGE otherwise. Labels that give the same tokens are refused too.
+ * Labels are tokenised as they would follow the prompt: at the start of a line, without the space
+ * that some tokenizers put before a text. n >= 2, none empty, no two equal; LLM_E_RANGE otherwise.
+ * Labels that give the same tokens are refused too. end_token may be −1; LLM_E_UNSUPPORTED when it
+ * is needed then.
  */
 llm_status llm_label_set_create(const llm_tokenizer *t, const char *const *labels,
                                 const size_t *bytes, uint32_t n, int32_t end_token,
                                 llm_label_set **out, llm_error *err);
+/* The same from tokens: label i is tokens[first[i], first[i + 1]), first[0] = 0. */
+llm_status llm_label_set_from_tokens(const int32_t *tokens, const uint32_t *first, uint32_t n,
+                                     int32_t end_token, llm_label_set **out, llm_error *err);
 void llm_label_set_free(llm_label_set *set);
 
 /*
