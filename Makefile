@@ -26,7 +26,7 @@ LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cp
                 llm_cpu_matmul llm_cpu_kv llm_cpu_qkv llm_cpu_attn
 LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_prefix llm_pack llm_sched llm_sched_pass \
                 llm_sched_queue llm_sched_verify
-LLM_DECODE    =
+LLM_DECODE    = llm_draft llm_sample llm_stop
 LLM_ENGINE    = llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate
 KERNELS_REF   =
@@ -36,7 +36,8 @@ LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_kv test_pack test_prompt test_sched test_sched_load test_sim
+TESTS         = test_alloc test_forward test_json test_kv test_pack test_prompt test_quant \
+                test_sched test_sched_load test_sim
 FUZZ          =
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm

@@ -79,7 +79,9 @@ class CheckStyle(unittest.TestCase):
         self.assertEqual(self.rules(), set())
 
     def test_width_holds_for_scripts(self):
-        self.write("scripts/tool", "x" * 101 + "\n")
+        self.write("scripts/tool", "x" * 120 + "\n")
+        self.assertEqual(self.rules(), set())
+        self.write("scripts/tool", "x" * 121 + "\n")
         self.assertEqual(self.rules(), {"width"})
 
     def test_source_in_no_list(self):
