@@ -24,8 +24,8 @@ LLM_MODEL     = llm_arch llm_arch_gguf llm_arch_hf llm_arch_keys llm_arch_pool l
                 llm_model llm_model_chat llm_model_names llm_forward llm_forward_encode
 LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cpu_weights \
                 llm_cpu_matmul llm_cpu_kv llm_cpu_qkv llm_cpu_attn
-LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_prefix llm_pack llm_sched llm_sched_pass \
-                llm_sched_queue llm_sched_verify
+LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_label llm_pack llm_prefix llm_sched \
+                llm_sched_pass llm_sched_queue llm_sched_verify
 LLM_DECODE    = llm_draft llm_sample llm_stop
 LLM_ENGINE    = llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate
@@ -36,7 +36,7 @@ LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_forward test_json test_kv test_pack test_prompt test_quant \
+TESTS         = test_alloc test_forward test_json test_kv test_label test_pack test_prompt test_quant \
                 test_sched test_sched_load test_sim
 FUZZ          =
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
@@ -65,8 +65,10 @@ TEST_PROGRAMS = $(TESTS:%=$(BUILD)/%)
 FUZZ_PROGRAMS = $(FUZZ:%=$(BUILD)/%)
 RESULTS       = $(BUILD)/results
 RUN           = scripts/run-tests --results $(RESULTS)
-# libFuzzer brings a main of its own and wants every object instrumented, so it gets its own build.
-FUZZ_MAKE     = $(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=$(CLANG) FUZZ_MAIN= \
+SUBMAKE       = $(MAKE) --no-print-directory -j$$(nproc)
+ASAN_MAKE     = $(SUBMAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined
+# libFuzzer brings its own main and wants every object instrumented, so it gets its own build.
+FUZZ_MAKE     = $(SUBMAKE) BUILD=$(BUILD)/fuzz CC=$(CLANG) FUZZ_MAIN= \
                 SANITIZE=address,undefined,fuzzer-no-link FUZZ_LDFLAGS=-fsanitize=fuzzer
 FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
@@ -74,7 +76,8 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
 .PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora \
         check-fuzz check-scripts models bench-llm install install-engine uninstall clean format \
-        help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar
+        help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
+        fuzz-grammar
 
 all: engine                     ## build the engine (library and program)
 
@@ -92,15 +95,15 @@ check-layers: $(BUILD)/libllm.a ## the engine knows no PostgreSQL; every header 
 	$(RUN) --name layers "scripts/check-layers --archive $(BUILD)/libllm.a"
 
 check-unit:                     ## the unit tests, as users run the code
-	$(MAKE) --no-print-directory WERROR=1 tests
+	$(SUBMAKE) WERROR=1 tests
 	$(RUN) --name unit $(TEST_PROGRAMS)
 
 check-asan:                     ## the unit tests under ASan and UBSan
-	$(MAKE) --no-print-directory WERROR=1 BUILD=$(BUILD)/asan SANITIZE=address,undefined tests
+	$(ASAN_MAKE) WERROR=1 tests
 	$(RUN) --name asan $(TESTS:%=$(BUILD)/asan/%)
 
 check-corpora:                  ## every fuzz target over its committed corpus, under ASan and UBSan
-	$(MAKE) --no-print-directory WERROR=1 BUILD=$(BUILD)/asan SANITIZE=address,undefined fuzzers
+	$(ASAN_MAKE) WERROR=1 fuzzers
 	$(RUN) --name corpora $(foreach f,$(FUZZ:fuzz_%=%),"$(BUILD)/asan/fuzz_$(f) test/corpus/$(f)")
 
 check-fuzz:                     ## every fuzz target for some seconds; all compiled by clang
