@@ -208,6 +208,36 @@ test_youngest_is_put_back(void)
 	bench_free(&t);
 }
 
+/*
+ * A sequence that went without pages is first at the next pass, and then has younger ones to put
+ * back.
+ */
+static void
+test_refused_comes_first(void)
+{
+	bench t = bench_create(9, 20);
+	llm_sched_request r = request(2);
+	uint64_t a, b;
+
+	a = submit(&t, request(36));
+	r.max_new = 30;
+	b = submit(&t, r);
+	CHECK(next(&t) == 2);
+	check_piece(&t, 0, a, 0, 18, false);
+	check_piece(&t, 1, b, 0, 2, true);
+	done(&t, true);
+	CHECK(next(&t) == 1); /* 3 pages are free, a needs 4, and b is in the pass before it */
+	check_piece(&t, 0, b, 2, 1, true);
+	done(&t, true);
+	CHECK(next(&t) == 1);
+	check_piece(&t, 0, a, 18, 18, true);
+	done(&t, true);
+	CHECK(next(&t) == 1);
+	check_piece(&t, 0, b, 0, 4, true);
+	done(&t, true);
+	bench_free(&t);
+}
+
 /* An interactive prompt takes the pages of batch work at once, not the other way round. */
 static void
 test_interactive_takes_pages(void)
@@ -252,6 +282,58 @@ test_pins_give_way(void)
 	CHECK(next(&t) == 1);
 	check_piece(&t, 0, id, 0, 20, true);
 	done(&t, false);
+	bench_free(&t);
+}
+
+/* Ends a completed piece one time in 16, else goes on until max_new is reached; counts the ends. */
+static void
+go_on_or_end(bench *t, const llm_work *w, uint64_t *rng)
+{
+	uint32_t *n_ends = w->user;
+
+	if (!w->completes)
+		return;
+	if (test_random(rng) % 16 == 0)
+	{
+		llm_sched_finish(t->sched, w->id);
+		(*n_ends)++;
+	}
+	else if (llm_sched_append(t->sched, w->id, 0, text, 1, 0, NULL) != LLM_OK)
+		(*n_ends)++; /* done ends it */
+}
+
+/* 500 mixed requests in 64 pages: none fails, each ends once, some are put back on the way. */
+static void
+test_small_pool_serves_all(void)
+{
+	bench t = bench_create(64, 48);
+	uint32_t n_ends[500] = {0};
+	uint64_t rng = 5;
+	llm_sched_stats stats;
+	uint32_t n_passes = 0;
+
+	for (uint32_t i = 0; i < 500; i++)
+	{
+		llm_sched_request r = request(1 + (uint32_t) (test_random(&rng) % 120));
+
+		r.class_ = i % 5 == 0 ? LLM_CLASS_INTERACTIVE : LLM_CLASS_BATCH;
+		r.caller = i % 7;
+		r.n_shared = r.n_tokens / 2;
+		r.max_new = (uint32_t) (test_random(&rng) % 100);
+		r.user = &n_ends[i];
+		submit(&t, r);
+	}
+	for (; n_live(&t) > 0 && n_passes < 100000; n_passes++)
+	{
+		CHECK(next(&t) > 0);
+		for (uint32_t i = 0; i < t.n; i++)
+			go_on_or_end(&t, &t.work[i], &rng);
+		llm_sched_done(t.sched);
+	}
+	for (uint32_t i = 0; i < 500; i++)
+		CHECK_MSG(n_ends[i] == 1, "request %u ended %u times", i, n_ends[i]);
+	llm_sched_get_stats(t.sched, &stats);
+	CHECK(stats.n_preempted > 0 && stats.n_passes == n_passes && stats.n_shared_tokens > 0);
 	bench_free(&t);
 }
 
@@ -400,8 +482,10 @@ main(void)
 	RUN(decode_takes_turns);
 	RUN(no_head_of_line_blocking);
 	RUN(youngest_is_put_back);
+	RUN(refused_comes_first);
 	RUN(interactive_takes_pages);
 	RUN(pins_give_way);
+	RUN(small_pool_serves_all);
 	RUN(allocation_failures);
 	RUN(cost);
 	RUN(waiting_is_cheap);
