@@ -306,7 +306,8 @@ size_tensor(reader *r, llm_tensor *t, uint32_t type)
 		return llm_fail(r->err, LLM_E_UNSUPPORTED,
 		                "tensor \"%s\" is of type %s, which is not supported", t->name, name);
 	}
-	if (!llm_dtype_bytes(t->dtype, t->dims[t->n_dims - 1], &bytes))
+	/* Every block size divides 256. */
+	if (!llm_dtype_bytes(t->dtype, t->dims[t->n_dims - 1] % 256, &bytes))
 		return bad_tensor(r, t->name, "has a row that is not a whole number of blocks");
 	if (!llm_weights_n_elements(t->dims, t->n_dims, &n) || !llm_dtype_bytes(t->dtype, n, &t->bytes))
 		return bad_tensor(r, t->name, "is too large");
@@ -364,9 +365,11 @@ place_tensors(reader *r, llm_extent *extents, uint64_t align)
 	llm_status status;
 
 	r->left += r->beyond;
-	/* A file without tensors, a vocabulary, may end before the padding. */
-	if (!skip(r, pad) && w->n_tensors > 0)
-		return bad(r, "the file ends before its data");
+	if (!skip(r, pad))
+	{
+		/* A file without tensors, a vocabulary, may end before the padding. */
+		return w->n_tensors == 0 ? LLM_OK : bad(r, "the file ends before its data");
+	}
 	for (uint32_t i = 0; i < w->n_tensors; i++)
 	{
 		if (!pp_range_ok(extents[i].begin, extents[i].bytes, r->left))
@@ -376,8 +379,8 @@ place_tensors(reader *r, llm_extent *extents, uint64_t align)
 	status = llm_weights_check_extents(extents, w->n_tensors, align, &end, r->err);
 	if (status != LLM_OK)
 		return status;
-	/* Writers pad the last tensor too, most of them. */
-	if (r->left - end >= align)
+	/* Most writers pad the last tensor too. */
+	if (r->left > (end + align - 1) / align * align)
 		return bad(r, "the file goes on after its last tensor");
 	return LLM_OK;
 }
