@@ -1,8 +1,9 @@
 /*
- * test_quant.c: dequantisation against the values of an independent reader, bit for bit, and SHA-256.
+ * test_quant.c: dequantisation against the values of an independent reader, bit for bit, and
+ * SHA-256.
  *
- * The vectors in test/data/weights/quant-*.bin come from scripts/make-weights-fixtures.py; the halves
- * are compared one by one with their definition in IEEE 754.
+ * The vectors in test/data/weights/quant-*.bin come from scripts/make-weights-fixtures.py; the
+ * halves are compared one by one with their definition in IEEE 754.
  */
 #include "test.h"
 

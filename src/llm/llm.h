@@ -15,9 +15,9 @@
  *	llm_engine_destroy(engine);
  *
  * A job is one instruction over any number of rows, handed over at once, so that the engine sees
- * the whole of it: the instruction is prefilled once, rows are grouped by shared prefix and laid end
- * to end without padding, and labels are scored from one prefill each. A row's result never depends
- * on what runs beside it.
+ * the whole of it: the instruction is prefilled once, rows are grouped by shared prefix and laid
+ * end to end without padding, and labels are scored from one prefill each. A row's result never
+ * depends on what runs beside it.
  *
  * Threads: one thread calls llm_engine_step and gets all callbacks there. Every other function may
  * be called from any thread, also from callbacks, except create, destroy and step themselves.

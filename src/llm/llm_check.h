@@ -1,8 +1,10 @@
 /*
- * llm_check.h: checked arithmetic. Every size that comes from a file, a frame or a caller is computed here.
+ * llm_check.h: checked arithmetic. Every size that comes from a file, a frame or a caller is
+ * computed here.
  *
- * Each function returns false, and leaves *out alone, when the exact result does not fit. Lengths are compared
- * in subtract form (need <= have - used, with used <= have known), never by adding first.
+ * Each function returns false, and leaves *out alone, when the exact result does not fit. Lengths
+ * are compared in subtract form (need <= have - used, with used <= have known), never by adding
+ * first.
  */
 #ifndef LLM_CHECK_H
 #define LLM_CHECK_H
@@ -11,12 +13,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* a + b. */
 static inline bool
 pp_add_ok(uint64_t a, uint64_t b, uint64_t *out)
 {
 	return !__builtin_add_overflow(a, b, out);
 }
 
+/* a · b. */
 static inline bool
 pp_mul_ok(uint64_t a, uint64_t b, uint64_t *out)
 {

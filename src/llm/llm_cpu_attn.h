@@ -1,10 +1,10 @@
 /*
  * llm_cpu_attn.h: how a pass's attention is cut into items, and which slots a token sees.
  *
- * An item is up to 32 rows of one segment and one KV head; row r of a segment is query head r % G of
- * its token r / G, G query heads sharing the KV head. All rows walk the pages in order of absolute
- * slot, and a page that a row does not see changes none of its bits, so the output of a row is the
- * same however the segment is cut into items, passes and chunks.
+ * An item is up to 32 rows of one segment and one KV head; row r of a segment is query head r % G
+ * of its token r / G, G query heads sharing the KV head. All rows walk the pages in order of
+ * absolute slot, and a page that a row does not see changes none of its bits, so the output of a
+ * row is the same however the segment is cut into items, passes and chunks.
  */
 #ifndef LLM_CPU_ATTN_H
 #define LLM_CPU_ATTN_H
@@ -77,5 +77,7 @@ llm_attn_row(const llm_attn_pass *pass, const llm_attn_item *item, uint32_t r)
 /* Scratch of one thread for these shapes, and the work on items: in float, and on tiles. */
 size_t llm_attn_float_bytes(const llm_attn_pass *pass);
 void llm_attn_float(void *arg, uint32_t begin, uint32_t end, uint32_t thread);
+size_t llm_attn_amx_bytes(const llm_attn_pass *pass);
+void llm_attn_amx(void *arg, uint32_t begin, uint32_t end, uint32_t thread);
 
 #endif /* LLM_CPU_ATTN_H */

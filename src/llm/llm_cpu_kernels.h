@@ -1,11 +1,11 @@
 /*
  * llm_cpu_kernels.h: the inner loops of the CPU backend, one table for each instruction set.
  *
- * llm_cpu_simd.h is compiled once for each level with GCC's vector types of 16 floats, so all levels
- * run the same operations in the same order and give the same bits; a level only changes how many
- * instructions a vector takes. The matrix products have code of their own where the machine has
- * integer dot products or tiles (llm_cpu_vnni.c, llm_cpu_amx.c): integer sums are exact, so those
- * agree bit for bit as well. Only bf16 attention has an arithmetic of its own on tiles.
+ * llm_cpu_simd.h is compiled once for each level with GCC's vector types of 16 floats, so all
+ * levels run the same operations in the same order and give the same bits; a level only changes how
+ * many instructions a vector takes. The matrix products have code of their own where the machine
+ * has integer dot products or tiles (llm_cpu_vnni.c, llm_cpu_amx.c): integer sums are exact, so
+ * those agree bit for bit as well. Only bf16 attention has an arithmetic of its own on tiles.
  */
 #ifndef LLM_CPU_KERNELS_H
 #define LLM_CPU_KERNELS_H

@@ -1,9 +1,9 @@
 /*
  * llm_cpu_kv.c: the pool of KV pages: shapes, and the copies that its owner asks for.
  *
- * All of a model's layers lie in one allocation, layer after layer, each an array of pages, so that a
- * page number is all that a sequence has to remember. Padding of the head dimension and slots never
- * written are zero.
+ * All of a model's layers lie in one allocation, layer after layer, each an array of pages, so that
+ * a page number is all that a sequence has to remember. Padding of the head dimension and slots
+ * never written are zero.
  */
 #include <string.h>
 

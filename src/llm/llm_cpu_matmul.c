@@ -5,8 +5,8 @@
  * exact integers, and the sums are scaled back; so a result depends on nothing but its own row, and
  * all instruction sets agree. float: sums run over k in order for every output.
  *
- * Many rows are cut by rows, since a piece then quantises its own rows only. Few rows (decoding) are
- * cut by columns: what counts there is that each core reads its own half of the weights.
+ * Many rows are cut by rows, since a piece then quantises its own rows only. Few rows (decoding)
+ * are cut by columns: what counts there is that each core reads its own half of the weights.
  */
 #include <string.h>
 

@@ -3,9 +3,9 @@
  *
  * Matrices for products are cut into panels of 16 output features. In float a panel is [k][16]; in
  * int8 it is [k / 4][16][4] with k padded to a multiple of 64, which is at once what AMX loads as a
- * tile (16 rows of 64 bytes), what one VNNI instruction multiplies (64 bytes), and a plain array for
- * everything else: one copy of the weights serves all levels and any number of rows. A matrix made
- * with PP_PREC_NATIVE keeps no copy: it is the list of parts in the mapped file, for look-ups.
+ * tile (16 rows of 64 bytes), what one VNNI instruction multiplies (64 bytes), and a plain array
+ * for everything else: one copy of the weights serves all levels and any number of rows. A matrix
+ * made with PP_PREC_NATIVE keeps no copy: it is the list of parts in the mapped file, for look-ups.
  */
 #ifndef LLM_CPU_MATRIX_H
 #define LLM_CPU_MATRIX_H

@@ -1,18 +1,20 @@
 /*
- * llm_grammar.h: constrained decoding: the output is one of a list of strings, or JSON that fits a schema.
+ * llm_grammar.h: constrained decoding: the output is one of a list of strings, or JSON that fits a
+ * schema.
  *
- * A grammar is compiled once per request into a bounded automaton over bytes (a trie for a list, a stack
- * machine of bounded depth for JSON); per step it yields a mask over the vocabulary: a token is allowed when all its bytes
- * can be taken from the current state. To make that cheap the vocabulary is a byte trie built once per
- * tokenizer (llm_vocab_trie) and walked together with the automaton, so that dead branches are never visited.
- * No user regular expression is ever run. Everything is bounded: schema depth 32, properties 256, enum items
- * 4096, states 65,536.
+ * A grammar is compiled once per request into a bounded automaton over bytes (a trie for a list, a
+ * stack machine of bounded depth for JSON); per step it yields a mask over the vocabulary: a token
+ * is allowed when all its bytes can be taken from the current state. To make that cheap the
+ * vocabulary is a byte trie built once per tokenizer (llm_vocab_trie) and walked together with the
+ * automaton, so that dead branches are never visited. No user regular expression is ever run.
+ * Everything is bounded: schema depth 32, properties 256, enum items 4096, states 65,536.
  *
- * Schema support (JSON Schema subset): type (object, array, string, number, integer, boolean, null, or a list of
- * them), properties, required, additionalProperties (false or absent, taken as false), items, minItems,
- * maxItems, enum, const, anyOf/oneOf, minLength/maxLength, description/title/$schema/default ignored. Any other
- * key is refused by name. Properties come in the schema's order; optional ones may be left out. Output is
- * compact JSON with one optional space after ':' and ','.
+ * Schema support (JSON Schema subset): type (object, array, string, number, integer, boolean, null,
+ * or a list of them), properties, required, additionalProperties (false or absent, taken as false),
+ * items, minItems, maxItems, enum, const, anyOf/oneOf, minLength/maxLength,
+ * description/title/$schema/default ignored. Any other key is refused by name. Properties come in
+ * the schema's order; optional ones may be left out. Output is compact JSON with one optional space
+ * after ':' and ','.
  */
 #ifndef LLM_GRAMMAR_H
 #define LLM_GRAMMAR_H
@@ -41,17 +43,23 @@ llm_grammar_state *llm_grammar_copy(const llm_grammar_state *s); /* NULL: no mem
 void llm_grammar_state_free(llm_grammar_state *s);
 
 /*
- * mask: n_vocab bits in ⌈n_vocab / 32⌉ words. End tokens are allowed exactly where the output may end. budget is
- * the number of tokens left, this one included: when it gets short, only what closes the open structures in time
- * stays allowed, so that the output is complete whenever the budget admits any completion. Never empty then.
+ * mask: n_vocab bits in ⌈n_vocab / 32⌉ words. End tokens are allowed exactly where the output may
+ * end. budget is the number of tokens left, this one included: when it gets short, only what closes
+ * the open structures in time stays allowed, so that the output is complete whenever the budget
+ * admits any completion. Never empty then.
  */
 llm_status llm_grammar_mask(const llm_grammar_state *s, const llm_vocab_trie *v, uint32_t budget,
                             uint32_t *mask, llm_error *err);
-/* Moves on by one allowed token; LLM_E_INTERNAL when it was not allowed. End tokens change nothing. */
+/*
+ * Moves on by one allowed token; LLM_E_INTERNAL when it was not allowed. End tokens change nothing.
+ */
 llm_status llm_grammar_accept(llm_grammar_state *s, const llm_vocab_trie *v, int32_t token,
                               llm_error *err);
 bool llm_grammar_complete(const llm_grammar_state *s); /* may end here */
-/* When exactly one continuation of at least one byte is possible, its forced bytes (for jump-ahead); 0 if none. */
+/*
+ * When exactly one continuation of at least one byte is possible, its forced bytes (for
+ * jump-ahead); 0 if none.
+ */
 size_t llm_grammar_forced(const llm_grammar_state *s, char *out, size_t capacity);
 
 #endif /* LLM_GRAMMAR_H */
