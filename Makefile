@@ -36,9 +36,9 @@ LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_json test_quant test_weights test_gguf test_safetensors \
-                test_forward test_json test_kv test_label test_pack test_prompt test_quant \
-                test_sched test_sched_load test_sim
+TESTS         = test_alloc test_forward test_gguf test_json test_kv test_label test_pack \
+                test_prompt test_quant test_safetensors test_sched test_sched_load test_sim \
+                test_weights
 FUZZ          = fuzz_gguf fuzz_safetensors fuzz_json
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm
