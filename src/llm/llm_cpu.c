@@ -17,6 +17,7 @@
 
 #include "llm_alloc.h"
 #include "llm_check.h"
+#include "llm_cpu_i8.h"
 
 #define ALLOC_HEADER 64 /* keeps the size of a block, and its alignment */
 
@@ -233,6 +234,10 @@ llm_cpu_create_isa(uint32_t n_threads, llm_cpu_isa isa)
 	cpu->isa = isa < best ? isa : best;
 	cpu->kernels = llm_cpu_kernels_of(cpu->isa);
 	cpu->matmul_i8 = cpu->kernels->matmul_i8;
+#if defined(__x86_64__)
+	if (cpu->isa >= LLM_ISA_VNNI)
+		cpu->matmul_i8 = cpu->isa >= LLM_ISA_AMX ? llm_cpu_i8_amx : llm_cpu_i8_vnni;
+#endif
 	cpu->pool = llm_pool_create(n_threads);
 	if (cpu->pool == NULL)
 	{

@@ -2,7 +2,8 @@
  * llm_cpu_attn.c: attention of a ragged batch: items, masks, and the page walk in float.
  *
  * The float walk is online softmax (arXiv 1805.02867) one page of 32 slots at a time; pages in bf16
- * are widened to float first. It is the oracle, and the way of machines without tiles.
+ * are widened to float first. It is the oracle, and the way of machines without tiles; those with
+ * tiles use llm_cpu_attn_amx.c for bf16 pages.
  */
 #include "llm_cpu_attn.h"
 
@@ -180,6 +181,7 @@ llm_cpu_attention(pp_backend *be, float *dev_out, const float *dev_q, const pp_s
 {
 	llm_cpu *cpu = llm_cpu_of(be);
 	llm_attn_pass pass = {.cpu = cpu, .attn = attn, .out = dev_out, .q = dev_q};
+	llm_pool_fn run = llm_attn_float;
 	pp_result result;
 
 	result = llm_cpu_pages_of(cpu, layer, attn, segs, n_segs, &pass.pages);
@@ -191,10 +193,17 @@ llm_cpu_attention(pp_backend *be, float *dev_out, const float *dev_q, const pp_s
 	if (result != PP_OK)
 		return result;
 	pass.bytes_rows = llm_attn_float_bytes(&pass);
+#if defined(__x86_64__)
+	if (pass.pages.bf16 && cpu->isa >= LLM_ISA_AMX)
+	{
+		run = llm_attn_amx;
+		pass.bytes_rows = llm_attn_amx_bytes(&pass);
+	}
+#endif
 	pass.rows = llm_cpu_scratch(cpu, SCRATCH_ROWS, llm_pool_n_threads(cpu->pool), pass.bytes_rows);
 	if (pass.rows == NULL)
 		return PP_E_NOMEM;
-	llm_pool_for(cpu->pool, pass.n_items, 1, llm_attn_float, &pass);
+	llm_pool_for(cpu->pool, pass.n_items, 1, run, &pass);
 	return PP_OK;
 }
 

@@ -1,0 +1,273 @@
+/*
+ * llm_cpu_i8.c: int8 products with AVX-512 VNNI and with AMX tiles.
+ *
+ * Both read the same panels as the plain loop (llm_cpu_matrix.h) and add up exact integers, so the
+ * three agree bit for bit; the scaling back repeats llm_i8_value's operations in vectors and is done
+ * while the sums are in registers or the first cache, which is why there is code of our own here: a
+ * library call would write 4 bytes a sum to memory and read them back.
+ */
+#include "llm_cpu_i8.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define AMX \
+	__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")))
+#define INLINE static inline __attribute__((always_inline))
+
+/* What 16 columns of sums are scaled back with. */
+typedef struct columns
+{
+	__m512i offset;
+	__m512 scale;
+	__m512 bias;
+	float *out;
+	__mmask16 mask; /* of columns that exist */
+} columns;
+
+/* Loads the constants of columns col … col + 15. */
+INLINE VNNI columns
+columns_at(const llm_i8_block *b, uint32_t col)
+{
+	const uint32_t n = b->n_cols - col;
+	const __mmask16 mask = n >= 16 ? 0xffff : (__mmask16) ((1u << n) - 1);
+
+	return (columns){
+	    .offset = _mm512_maskz_loadu_epi32(mask, b->w_sum128 + col),
+	    .scale = _mm512_maskz_loadu_ps(mask, b->w_scale + col),
+	    .bias = b->bias != NULL ? _mm512_maskz_loadu_ps(mask, b->bias + col) : _mm512_setzero_ps(),
+	    .out = b->out + col,
+	    .mask = mask,
+	};
+}
+
+/* Scales 16 sums of one row back and writes those of real columns. */
+INLINE VNNI void
+store_sums(const columns *c, __m512i sum, float q_scale, size_t offset_row)
+{
+	__m512 y = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, c->offset));
+
+	y = _mm512_mul_ps(y, _mm512_mul_ps(_mm512_set1_ps(q_scale), c->scale));
+	_mm512_mask_storeu_ps(c->out + offset_row, c->mask, _mm512_add_ps(y, c->bias));
+}
+
+/* n_rows x n_panels sums in registers; both are constants in every caller. */
+INLINE VNNI void
+vnni_block(const llm_i8_block *b, uint32_t row, uint32_t col, uint32_t n_rows, uint32_t n_panels)
+{
+	const size_t k_end = b->bytes_row;
+	const uint8_t *q = b->q + row * k_end;
+	const int8_t *w = b->w + col * k_end;
+	__m512i acc[4][4];
+
+	for (uint32_t r = 0; r < n_rows; r++)
+		for (uint32_t p = 0; p < n_panels; p++)
+			acc[r][p] = _mm512_setzero_si512();
+	for (size_t k = 0; k < k_end; k += 4)
+	{
+		__m512i wk[4];
+
+		for (uint32_t p = 0; p < n_panels; p++)
+			wk[p] = _mm512_loadu_si512(w + LLM_PANEL * (p * k_end + k));
+		for (uint32_t r = 0; r < n_rows; r++)
+		{
+			int32_t group;
+			__m512i qk;
+
+			__builtin_memcpy(&group, q + r * k_end + k, sizeof(group));
+			qk = _mm512_set1_epi32(group);
+			for (uint32_t p = 0; p < n_panels; p++)
+				acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], qk, wk[p]);
+		}
+	}
+	for (uint32_t p = 0; p < n_panels; p++)
+	{
+		const columns c = columns_at(b, col + p * LLM_PANEL);
+
+		for (uint32_t r = 0; r < n_rows; r++)
+			store_sums(&c, acc[r][p], b->q_scale[row + r], (row + r) * b->ld_out);
+	}
+}
+
+/* An int8 product with dot-product instructions: 4 rows by 4 panels at a time. */
+VNNI void
+llm_cpu_i8_vnni(const llm_i8_block *b)
+{
+	for (uint32_t col = 0; col < b->n_cols;)
+	{
+		const bool wide = b->n_cols - col > 3 * LLM_PANEL;
+		uint32_t row = 0;
+
+		for (; row + 4 <= b->n_rows; row += 4)
+			if (wide)
+				vnni_block(b, row, col, 4, 4);
+			else
+				vnni_block(b, row, col, 4, 1);
+		for (; row < b->n_rows; row++)
+			if (wide)
+				vnni_block(b, row, col, 1, 4);
+			else
+				vnni_block(b, row, col, 1, 1);
+		col += wide ? 4 * LLM_PANEL : LLM_PANEL;
+	}
+}
+
+/* The palette: 8 tiles of 16 rows of 64 bytes. */
+typedef struct tile_config
+{
+	uint8_t palette;
+	uint8_t start_row;
+	uint8_t reserved[14];
+	uint16_t bytes_row[16];
+	uint8_t n_rows[16];
+} tile_config;
+
+static const tile_config all_tiles = {
+    .palette = 1,
+    .bytes_row = {64, 64, 64, 64, 64, 64, 64, 64},
+    .n_rows = {16, 16, 16, 16, 16, 16, 16, 16},
+};
+
+/*
+ * 32 rows by 2 panels: tiles 0 … 3 are the sums, 4 and 5 the activations, 6 and 7 the weights. Rows
+ * and columns that do not exist are computed and not written: q is padded to whole tiles.
+ */
+INLINE AMX void
+amx_sums_2x2(const uint8_t *q, const int8_t *w, size_t k_end, int32_t sums[4][256])
+{
+	const uint8_t *q1 = q + 16 * k_end;
+	const int8_t *w1 = w + LLM_PANEL * k_end;
+
+	_tile_zero(0);
+	_tile_zero(1);
+	_tile_zero(2);
+	_tile_zero(3);
+	for (size_t k = 0; k < k_end; k += 64)
+	{
+		_tile_loadd(6, w + LLM_PANEL * k, 64);
+		_tile_loadd(4, q + k, k_end);
+		_tile_dpbusd(0, 4, 6);
+		_tile_loadd(7, w1 + LLM_PANEL * k, 64);
+		_tile_dpbusd(1, 4, 7);
+		_tile_loadd(5, q1 + k, k_end);
+		_tile_dpbusd(2, 5, 6);
+		_tile_dpbusd(3, 5, 7);
+	}
+	_tile_stored(0, sums[0], 64);
+	_tile_stored(1, sums[1], 64);
+	_tile_stored(2, sums[2], 64);
+	_tile_stored(3, sums[3], 64);
+}
+
+/* 16 rows by 4 panels, for few rows: four independent chains hide the latency of the tiles. */
+INLINE AMX void
+amx_sums_1x4(const uint8_t *q, const int8_t *w, size_t k_end, int32_t sums[4][256])
+{
+	const size_t panel = LLM_PANEL * k_end;
+
+	_tile_zero(0);
+	_tile_zero(1);
+	_tile_zero(2);
+	_tile_zero(3);
+	for (size_t k = 0; k < k_end; k += 64)
+	{
+		_tile_loadd(4, q + k, k_end);
+		_tile_loadd(5, w + LLM_PANEL * k, 64);
+		_tile_dpbusd(0, 4, 5);
+		_tile_loadd(6, w + panel + LLM_PANEL * k, 64);
+		_tile_dpbusd(1, 4, 6);
+		_tile_loadd(7, w + 2 * panel + LLM_PANEL * k, 64);
+		_tile_dpbusd(2, 4, 7);
+		_tile_loadd(5, w + 3 * panel + LLM_PANEL * k, 64);
+		_tile_dpbusd(3, 4, 5);
+	}
+	_tile_stored(0, sums[0], 64);
+	_tile_stored(1, sums[1], 64);
+	_tile_stored(2, sums[2], 64);
+	_tile_stored(3, sums[3], 64);
+}
+
+/* 16 rows by 1 panel: what is left over. */
+INLINE AMX void
+amx_sums_1x1(const uint8_t *q, const int8_t *w, size_t k_end, int32_t sums[4][256])
+{
+	_tile_zero(0);
+	for (size_t k = 0; k < k_end; k += 64)
+	{
+		_tile_loadd(4, q + k, k_end);
+		_tile_loadd(5, w + LLM_PANEL * k, 64);
+		_tile_dpbusd(0, 4, 5);
+	}
+	_tile_stored(0, sums[0], 64);
+}
+
+/* Scales one tile of sums back. */
+INLINE AMX void
+amx_store(const llm_i8_block *b, const int32_t sums[256], uint32_t row, uint32_t col)
+{
+	const uint32_t n_rows = b->n_rows - row < 16 ? b->n_rows - row : 16;
+
+	const columns c = columns_at(b, col);
+	const size_t ld_out = b->ld_out;
+	const float *q_scale = b->q_scale + row;
+
+	if (n_rows == 16 && c.mask == 0xffff)
+	{
+		columns all = c;
+
+		all.mask = 0xffff;
+		for (uint32_t r = 0; r < 16; r++)
+			store_sums(&all, _mm512_load_si512(sums + 16 * r), q_scale[r], (row + r) * ld_out);
+		return;
+	}
+	for (uint32_t r = 0; r < n_rows; r++)
+		store_sums(&c, _mm512_load_si512(sums + 16 * r), q_scale[r], (row + r) * ld_out);
+}
+
+/* Panels from col on for all rows; returns how many columns were done. */
+INLINE AMX uint32_t
+amx_columns(const llm_i8_block *b, uint32_t col, int32_t sums[4][256])
+{
+	const uint32_t n_panels = (b->n_cols - col + LLM_PANEL - 1) / LLM_PANEL;
+	const size_t k_end = b->bytes_row;
+	const int8_t *w = b->w + col * k_end;
+	const uint32_t done = b->n_rows > 16 ? (n_panels >= 2 ? 2 : 1) : (n_panels >= 4 ? 4 : 1);
+	uint32_t row = 0;
+
+	for (; done == 2 && row + 16 < b->n_rows; row += 32)
+	{
+		amx_sums_2x2(b->q + row * k_end, w, k_end, sums);
+		for (uint32_t i = 0; i < 4; i++)
+			amx_store(b, sums[i], row + i / 2 * 16, col + i % 2 * LLM_PANEL);
+	}
+	for (; row < b->n_rows; row += 16)
+	{
+		if (done == 4)
+			amx_sums_1x4(b->q + row * k_end, w, k_end, sums);
+		for (uint32_t i = 0; i < done; i++)
+		{
+			if (done != 4)
+				amx_sums_1x1(b->q + row * k_end, w + i * LLM_PANEL * k_end, k_end, sums);
+			amx_store(b, sums[done == 4 ? i : 0], row, col + i * LLM_PANEL);
+		}
+	}
+	return done * LLM_PANEL;
+}
+
+/* An int8 product on tiles. */
+AMX void
+llm_cpu_i8_amx(const llm_i8_block *b)
+{
+	_Alignas(64) int32_t sums[4][256];
+
+	_tile_loadconfig(&all_tiles);
+	for (uint32_t col = 0; col < b->n_cols;)
+		col += amx_columns(b, col, sums);
+	_tile_release();
+}
+#endif
