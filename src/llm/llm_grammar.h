@@ -1,20 +1,23 @@
 /*
- * llm_grammar.h: constrained decoding: the output is one of a list of strings, or JSON that fits a
- * schema.
+ * llm_grammar.h: constrained decoding: one of a list of strings, or JSON that fits a schema.
  *
- * A grammar is compiled once per request into a bounded automaton over bytes (a trie for a list, a
- * stack machine of bounded depth for JSON); per step it yields a mask over the vocabulary: a token
- * is allowed when all its bytes can be taken from the current state. To make that cheap the
- * vocabulary is a byte trie built once per tokenizer (llm_vocab_trie) and walked together with the
- * automaton, so that dead branches are never visited. No user regular expression is ever run.
- * Everything is bounded: schema depth 32, properties 256, enum items 4096, states 65,536.
+ * A grammar is compiled once per request into a bounded automaton over bytes (a stack machine, a
+ * set of threads where alternatives are open); per step it yields a mask over the vocabulary: a
+ * token is allowed when all its bytes can be taken from the current state. The vocabulary is a byte
+ * trie built once per tokenizer and walked together with the automaton, so that dead branches are
+ * never visited; masks are kept per request. No user regular expression is ever run, nothing
+ * recurses, and everything is bounded: schema depth 32, 4096 parts, 256 properties, 4096 enum
+ * values, 32 alternatives in one place, strings and arrays of up to 4096 characters and items,
+ * numbers of 18 digits before the point, 15 behind it and 2 of exponent.
  *
  * Schema support (JSON Schema subset): type (object, array, string, number, integer, boolean, null,
  * or a list of them), properties, required, additionalProperties (false or absent, taken as false),
- * items, minItems, maxItems, enum, const, anyOf/oneOf, minLength/maxLength,
- * description/title/$schema/default ignored. Any other key is refused by name. Properties come in
- * the schema's order; optional ones may be left out. Output is compact JSON with one optional space
- * after ':' and ','.
+ * items, minItems, maxItems, enum, const, anyOf, oneOf (where alternatives cannot overlap),
+ * minLength, maxLength; description, title, $schema, $id, $comment, default and examples are
+ * ignored. Any other key is refused by name. Properties come in the schema's order; optional ones
+ * may be left out. Output is compact JSON with one optional space after ':' and ','.
+ *
+ * A grammar must outlive its states. States are of one thread each; the rest is shared freely.
  */
 #ifndef LLM_GRAMMAR_H
 #define LLM_GRAMMAR_H
