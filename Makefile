@@ -26,7 +26,8 @@ LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cp
                 llm_cpu_matmul llm_cpu_i8 llm_cpu_kv llm_cpu_qkv llm_cpu_attn llm_cpu_attn_amx
 LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_label llm_pack llm_prefix llm_sched \
                 llm_sched_pass llm_sched_queue llm_sched_verify
-LLM_DECODE    = llm_draft llm_sample llm_stop
+LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_grammar_step \
+                llm_sample llm_stop llm_vocab_trie
 LLM_ENGINE    = llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate
 KERNELS_REF   =
