@@ -627,23 +627,41 @@ test_mutations(void)
 	CHECK(n_refused > 3000 && n_refused < 30000);
 }
 
-/* Each allocation failing once gives the status of no memory, and nothing leaks. */
+/* Lets each allocation fail once while a file is opened. */
 static void
-test_no_memory(void)
+check_no_memory(const file_bytes *f)
 {
 	uint64_t before = llm_alloc_count();
 	uint64_t needed;
 
-	REQUIRE(open_exact(LLM_FORMAT_GGUF, &base, NULL) == LLM_OK);
+	REQUIRE(open_exact(LLM_FORMAT_GGUF, f, NULL) == LLM_OK);
 	needed = llm_alloc_count() - before;
 	CHECK(needed >= 7);
 	for (uint64_t i = 1; i <= needed; i++)
 	{
 		llm_alloc_fail_after(i, false);
-		CHECK_MSG(open_exact(LLM_FORMAT_GGUF, &base, NULL) == LLM_E_NOMEM, "allocation %d",
-		          (int) i);
+		CHECK_MSG(open_exact(LLM_FORMAT_GGUF, f, NULL) == LLM_E_NOMEM, "allocation %d", (int) i);
 	}
 	llm_alloc_fail_after(0, false);
+}
+
+/* No memory is a status, and nothing leaks: on the good file, and on one whose array of strings
+ * needs an allocation of its own. */
+static void
+test_no_memory(void)
+{
+	static file_bytes f;
+
+	check_no_memory(&base);
+	start_small(&f, 0, 1);
+	put_uint(&f, 1, 8);
+	put(&f, "k", 1);
+	put_uint(&f, 9, 4);
+	put_uint(&f, 8, 4);
+	put_uint(&f, 8000, 8);
+	for (int i = 0; i < 8000; i++)
+		put_uint(&f, 0, 8);
+	check_no_memory(&f);
 }
 
 /* The corpus is as large as it is said to be; it runs last. */

@@ -152,13 +152,18 @@ test_refusals(void)
 	CHECK(out == 42);
 }
 
+static bool sha_plain;
+
 /* Hashes n bytes in pieces of the given size. */
 static void
 sha_hex(const char *data, size_t n, size_t piece, char hex[65])
 {
 	llm_sha256 h;
 
-	llm_sha256_init(&h);
+	if (sha_plain)
+		llm_sha256_init_plain(&h);
+	else
+		llm_sha256_init(&h);
 	for (size_t i = 0; i < n; i += piece)
 		llm_sha256_update(&h, data + i, n - i < piece ? n - i : piece);
 	llm_sha256_final_hex(&h, hex);
@@ -194,6 +199,14 @@ test_sha256(void)
 	free(million);
 }
 
+/* The same in plain C. */
+static void
+test_sha256_plain(void)
+{
+	sha_plain = true;
+	test_sha256();
+}
+
 int
 main(void)
 {
@@ -202,5 +215,6 @@ main(void)
 	RUN(sizes);
 	RUN(refusals);
 	RUN(sha256);
+	RUN(sha256_plain);
 	return test_summary("quant");
 }

@@ -36,6 +36,7 @@ test_gguf_writer(void)
 	CHECK(llm_meta_float(llm_weights_meta(w, "test.f32"), 0, &d) && d == (double) 0.1f);
 	CHECK(llm_meta_float(llm_weights_meta(w, "test.f64"), 0, &d) && d == 0.1);
 	CHECK(llm_meta_int(llm_weights_meta(w, "test.ints"), 1, &i) && i == -1);
+	CHECK(llm_meta_uint(llm_weights_meta(w, "test.ints"), 0, &u) && u == 3);
 	CHECK(llm_meta_string(llm_weights_meta(w, "test.strings"), 2, &s, &n) && n == 7 &&
 	      memcmp(s, "<|end|>", 7) == 0);
 	CHECK(llm_weights_n_tensors(w) == 3);
@@ -168,6 +169,7 @@ test_digest(void)
 	llm_weights *w;
 	llm_error err;
 	llm_sha256 h;
+	const llm_json *json;
 	char expected[65];
 	char hex[65];
 	static uint8_t data[1536];
@@ -184,6 +186,9 @@ test_digest(void)
 	llm_weights_close(w);
 	REQUIRE(llm_weights_open_memory(LLM_FORMAT_GGUF, data, sizeof(data), &w, NULL) == LLM_OK);
 	CHECK(llm_weights_digest(w, hex, &err) == LLM_E_NOT_FOUND);
+	llm_weights_close(w);
+	REQUIRE(llm_weights_open_memory(LLM_FORMAT_HF, "\2\0\0\0\0\0\0\0{}", 10, &w, NULL) == LLM_OK);
+	CHECK(llm_weights_json(w, "config.json", &json, NULL) == LLM_OK && json == NULL);
 	llm_weights_close(w);
 }
 

@@ -267,8 +267,9 @@ find_alignment(reader *r, uint64_t *align)
 
 		if (strcmp(m->key, "general.alignment") != 0)
 			continue;
-		if (m->kind != LLM_META_UINT || m->file_type != TYPE_U32 || !llm_meta_uint(m, 0, align))
+		if (m->kind != LLM_META_UINT || m->file_type != TYPE_U32)
 			return bad_value(r, m->key, "is not a 32-bit unsigned number");
+		(void) llm_meta_uint(m, 0, align);
 		if (*align < ALIGNMENT_MIN || *align > ALIGNMENT_MAX || (*align & (*align - 1)) != 0)
 			return bad_value(r, m->key, "is not a power of two between 8 and 1048576");
 	}

@@ -108,11 +108,9 @@ llm_names_add(llm_names *names, uint32_t i)
 	return *slot - 1;
 }
 
-/* Looks a name up; an index without slots is empty. */
+/* Looks a name up. */
 uint32_t
 llm_names_find(const llm_names *names, const char *name)
 {
-	if (names->n_slots == 0)
-		return LLM_NAMES_ABSENT;
 	return names->slots[slot_of(names, name)] - 1; /* a free slot's 0 wraps to ABSENT */
 }

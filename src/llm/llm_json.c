@@ -12,8 +12,8 @@
  */
 #include "llm_json.h"
 
-#include <errno.h>
 #include <locale.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -655,7 +655,7 @@ llm_json_double(const llm_json *node, double *out)
 		return false;
 	value = strtod_l(node->data, NULL, c_locale);
 	freelocale(c_locale);
-	if (value != value || value - value != 0)
+	if (!isfinite(value))
 		return false;
 	*out = value;
 	return true;

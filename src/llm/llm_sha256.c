@@ -2,14 +2,16 @@
  * llm_sha256.c: SHA-256 as FIPS 180-4 section 6.2 writes it. See llm_sha256.h.
  *
  * Plain C hashes about 0.4 GB a second. Where the processor has the SHA extensions (tested once per
- * call, not per block) they do four rounds in two instructions, which keeps the digest of a file
+ * hash) they do four rounds in two instructions, which keeps the digest of a file
  * of several GB from being what a load waits for.
  */
 #include "llm_sha256.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -114,36 +116,47 @@ hash_blocks_sha(uint32_t state[8], const uint8_t *p, size_t n_blocks)
 	_mm_storeu_si128((void *) (state + 4), _mm_alignr_epi8(hgfe, badc, 8));
 }
 
-#endif
-
-/* Hashes whole blocks the fastest way there is. */
-static void
-hash_blocks(uint32_t state[8], const uint8_t *p, size_t n_blocks)
+/* Tells whether the processor has the SHA extensions (leaf 7, EBX bit 29) and SSE 4.1. */
+static bool
+has_sha(void)
 {
-#if defined(__x86_64__)
-	unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
+	unsigned eax, ebx = 0, ecx, edx;
 
-	/* Leaf 7 bit 29 is SHA; gcc 12 has no name for it in __builtin_cpu_supports. */
-	__asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-	if ((ebx >> 29 & 1) && __builtin_cpu_supports("sse4.1"))
-	{
-		hash_blocks_sha(state, p, n_blocks);
-		return;
-	}
+	return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx >> 29 & 1) &&
+	       __builtin_cpu_supports("sse4.1");
+}
+
 #endif
+
+/* Hashes blocks in plain C. */
+static void
+hash_blocks_plain(uint32_t state[8], const uint8_t *p, size_t n_blocks)
+{
 	for (; n_blocks > 0; n_blocks--, p += 64)
 		hash_block(state, p);
 }
 
-/* Starts a hash (section 5.3.3). */
+/* Starts a hash in plain C (section 5.3.3). */
 void
-llm_sha256_init(llm_sha256 *h)
+llm_sha256_init_plain(llm_sha256 *h)
 {
 	static const uint32_t initial[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
 	                                    0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 
 	memcpy(h->state, initial, sizeof(initial));
 	h->n_bytes = 0;
+	h->blocks = hash_blocks_plain;
+}
+
+/* Starts a hash the fastest way there is. */
+void
+llm_sha256_init(llm_sha256 *h)
+{
+	llm_sha256_init_plain(h);
+#if defined(__x86_64__)
+	if (has_sha())
+		h->blocks = hash_blocks_sha;
+#endif
 }
 
 /* Hashes more bytes. */
@@ -161,11 +174,11 @@ llm_sha256_update(llm_sha256 *h, const void *data, size_t bytes)
 		memcpy(h->block + used, p, n);
 		if (used + n < 64)
 			return;
-		hash_blocks(h->state, h->block, 1);
+		h->blocks(h->state, h->block, 1);
 		p += n;
 		bytes -= n;
 	}
-	hash_blocks(h->state, p, bytes / 64);
+	h->blocks(h->state, p, bytes / 64);
 	if (bytes % 64 > 0)
 		memcpy(h->block, p + bytes / 64 * 64, bytes % 64);
 }

@@ -226,7 +226,7 @@ llm_weights_open_memory(llm_weights_format format, const void *data, uint64_t by
 	llm_status status;
 
 	*out = NULL;
-	if ((status = create(format, "memory", &w, err)) != LLM_OK)
+	if ((status = create(format, "", &w, err)) != LLM_OK)
 		return status;
 	if (format == LLM_FORMAT_GGUF)
 		status = llm_gguf_parse(w, data, bytes, err);
@@ -590,7 +590,7 @@ llm_weights_json(llm_weights *w, const char *file_name, const llm_json **out, ll
 	llm_status status = LLM_OK;
 
 	*out = NULL;
-	if (w->format != LLM_FORMAT_HF || strcmp(w->path, "memory") == 0)
+	if (w->format != LLM_FORMAT_HF || w->path[0] == '\0') /* an object in memory has no folder */
 		return LLM_OK;
 	pthread_mutex_lock(&w->lazy->lock);
 	side = w->lazy->side_files;
