@@ -1,7 +1,7 @@
 /*
  * llm_grammar_step.c: one byte through the automaton, and the price of a completion.
  *
- * A value that may end without a closing byte (a number, a literal that is the beginning of another)
+ * A value that may end without a closing byte (a number, a literal that another one continues)
  * stays on the stack until a byte comes that it cannot take; then it is popped and the byte goes to
  * the value around it. Everything else is popped with its last byte. Only a union makes more than
  * one thread: objects compare a key with all properties in reach at once, literals narrow a sorted
