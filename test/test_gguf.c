@@ -1,10 +1,11 @@
 /*
- * test_gguf.c: a corpus of bad GGUF files, each next to a good one that differs only in what is bad.
+ * test_gguf.c: a corpus of bad GGUF files, each next to a good one that differs only in the fault.
  *
  * One good file holds a value of every type, arrays, and four tensors. A case overwrites fields of
  * it, found by name, once with a bad and once with a good value, so that a check that refuses too
- * much fails as surely as one that refuses too little (an inverted comparison once survived for lack
- * of the good file). The names of published holes stand at the cases that would have shown them.
+ * much fails as surely as one that refuses too little (an inverted comparison once survived for
+ * lack of the good file). The names of published holes stand at the cases that would have shown
+ * them.
  */
 #include "weights_files.h"
 

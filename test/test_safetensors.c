@@ -1,5 +1,5 @@
 /*
- * test_safetensors.c: a corpus of bad safetensors files and sharded folders, each next to a good one.
+ * test_safetensors.c: a corpus of bad safetensors files and sharded folders, with good twins.
  *
  * A case is a header and a number of data bytes, once bad and once good. What reference and other
  * readers have let through stands as cases: overlapping ranges (the reference's attacks/README),

@@ -1,5 +1,5 @@
 /*
- * weights_files.h: model files made in memory, put on disk and opened, for the corpora of bad files.
+ * weights_files.h: model files made in memory, put on disk and opened, for corpora of bad files.
  *
  * Every bad file must be refused with a status and a message that says what is wrong; every good
  * twin must load. Both go through the file system, as users' files do, and through memory from a
