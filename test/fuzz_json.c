@@ -13,7 +13,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
-/* Visits a node with all its readers and goes on with what it holds; the reader bounds the depth. */
+/* Visits a node with all its readers and goes on with what it holds; depth is bounded. */
 static void
 visit(const llm_json *node)
 {

@@ -16,7 +16,7 @@
 
 #include "../src/llm/llm_weights_impl.h"
 
-#define FILE_BYTES_MAX 65536
+#define FILE_BYTES_MAX 131072
 
 /* A file under construction. */
 typedef struct file_bytes
