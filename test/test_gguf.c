@@ -105,7 +105,7 @@ put_keys(void)
 	put_scalar("x.i8", 1, 0x9c, 1);
 	put_scalar("x.u16", 2, 60000, 2);
 	put_scalar("x.i16", 3, 0x8ad0, 2);
-	put_scalar("x.i32", 5, 0x100000000, 4);
+	put_scalar("x.i32", 5, 0x80000000, 4);
 	put_scalar("x.f32", 6, 0x3f000000, 4);
 	put_scalar("x.bool", 7, 1, 1);
 	put_scalar("x.u64", 10, UINT64_MAX, 8);
@@ -226,7 +226,7 @@ static const patch_case cases[] = {
     /* 228be52c: a type that is negative or none. */
     {"unknown type", {{"key0.type", 0, 4, 13}}, {{0}}},
     {"unknown type", {{"key0.type", 0, 4, 0xffffffff}}, {{0}}},
-    {"unknown type", {{"x.u8", -4, 4, 0x100000000}}, {{"x.u8", -4, 4, 1}}},
+    {"unknown type", {{"x.u8", -4, 4, 0x80000000}}, {{"x.u8", -4, 4, 1}}},
     {"unknown type", {{"x.u16", -4, 4, 256}}, {{"x.u16", -4, 4, 3}}},
     {"array of an unknown type", {{"x.ints", 0, 4, 13}}, {{"x.ints", 0, 4, 5}}},
     {"array of an unknown type", {{"x.ints", 0, 4, 0xffffffff}}, {{"x.ints", 0, 4, 6}}},
@@ -254,7 +254,7 @@ static const patch_case cases[] = {
     {"power of two", {{"align", 0, 4, 24}}, {{0}}},
     {"power of two", {{"align", 0, 4, 33}}, {{0}}},
     {"power of two", {{"align", 0, 4, 1 << 21}}, {{0}}},
-    {"power of two", {{"align", 0, 4, 0x100000000}}, {{0}}},
+    {"power of two", {{"align", 0, 4, 0x80000000}}, {{0}}},
     {"power of two", {{"align", 0, 4, 0xffffffff}}, {{0}}},
     {"not aligned", {{"align", 0, 4, 64}}, {{0}}},
     {"32-bit unsigned", {{"align.type", 0, 4, 5}}, {{0}}},
@@ -272,7 +272,7 @@ static const patch_case cases[] = {
     {"1 to 4", {{"t0.n", 0, 4, 0}}, {{0}}},
     {"1 to 4", {{"t2.n", 0, 4, 5}}, {{0}}},
     {"1 to 4", {{"t0.n", 0, 4, 0xffffffff}}, {{0}}},
-    {"1 to 4", {{"t0.n", 0, 4, 0x100000000}}, {{0}}},
+    {"1 to 4", {{"t0.n", 0, 4, 0x80000000}}, {{0}}},
     /* c2cdd2b2: a dimension of 0 divided by, products that wrap to what passes the test. */
     {"dimension of 0", {{"t0.ne", 0, 8, 0}}, {{"t0.ne", 0, 8, 32}, {"t0.ne", 8, 8, 1}}},
     {"dimension of 0", {{"t0.ne", 8, 8, 0}}, {{"t0.ne", 0, 8, 1}, {"t0.ne", 8, 8, 32}}},
@@ -445,7 +445,7 @@ test_tensor_types(void)
 	CHECK(n_read == 12);
 	write_one_tensor(&f, 10, 84);
 	check_bad(LLM_FORMAT_GGUF, &f, "Q2_K", "Q2_K, which is not supported");
-	write_one_tensor(&f, 0x100000000, 84);
+	write_one_tensor(&f, 0x80000000, 84);
 	check_bad(LLM_FORMAT_GGUF, &f, "negative type", "unknown type");
 }
 
