@@ -194,7 +194,8 @@ release(llm_stop_state *s, size_t end)
 		used += step;
 	}
 	s->n -= used;
-	memmove(s->held, s->held + used, s->n);
+	if (used > 0)
+		memmove(s->held, s->held + used, s->n);
 	return n_out;
 }
 
