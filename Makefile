@@ -37,10 +37,11 @@ LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_forward test_gguf test_json test_kv test_label test_pack \
+TESTS         = test_alloc test_forward test_gguf test_json test_kv test_forward test_models test_packed test_label test_pack \
                 test_prompt test_quant test_safetensors test_sched test_sched_load test_sim \
                 test_weights
 FUZZ          = fuzz_gguf fuzz_safetensors fuzz_json
+BENCHES       = bench_ops
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm
 
@@ -157,7 +158,7 @@ help:                           ## this list
 .SECONDARY:
 .DELETE_ON_ERROR:
 
-tests: $(TEST_PROGRAMS)
+tests: $(TEST_PROGRAMS) $(BENCHES:%=$(BUILD)/%)
 fuzzers: $(FUZZ_PROGRAMS)
 
 $(OBJ)/%.o: %.c
@@ -180,6 +181,9 @@ $(BUILD)/prepack-engine: $(PROGRAM_OBJS) $(BUILD)/libllm.a
 $(BUILD)/test_%: $(OBJ)/test/test_%.o $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
+$(BUILD)/bench_%: $(OBJ)/bench/bench_%.o $(BUILD)/libllm.a
+	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
+
 # The driver that replays files; empty under libFuzzer.
 FUZZ_MAIN = $(OBJ)/test/fuzz_main.o
 
@@ -187,4 +191,4 @@ $(BUILD)/fuzz_%: $(OBJ)/test/fuzz_%.o $(FUZZ_MAIN) $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) $(FUZZ_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
 -include $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) \
-         $(FUZZ:%=$(OBJ)/test/%.d)
+         $(FUZZ:%=$(OBJ)/test/%.d) $(BENCHES:%=$(OBJ)/bench/%.d)
