@@ -13,7 +13,7 @@
 #include "llm_cpu.h"
 #include "llm_cpu_matrix.h"
 
-#define ROWS_BLOCK 128u /* rows of a piece: 16 products of a tile for each tile of W loaded */
+#define ROWS_BLOCK 128u /* rows of a piece: what is quantised and multiplied at once */
 #define ROWS_FEW   32u  /* up to so many rows for each thread the columns are cut */
 
 typedef struct matmul_args

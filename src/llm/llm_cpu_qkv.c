@@ -31,9 +31,8 @@ narrow(float x)
 	uint32_t bits;
 
 	memcpy(&bits, &x, sizeof(bits));
-	if ((bits & 0x7fffffff) > 0x7f800000)
-		return (uint16_t) (bits >> 16 | 0x40);
-	return (uint16_t) ((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+	return (uint16_t) ((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40
+	                                                    : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 /* Pages that the segments of an encoder pass take in scratch. */
@@ -83,32 +82,33 @@ prepare_head(const qkv_args *a, float *head, const llm_norm_row *norm, uint32_t 
 		                        a->rope->interleaved);
 }
 
-/* Writes k and v of one head into a slot; the padding of d is written with zeros. */
+/* Writes k and v of one head, padded with zeros, into a slot of a float page. */
 static void
-write_slot(const llm_cpu_pages *p, uint8_t *page, uint32_t slot, const float *k, const float *v,
-           uint32_t d)
+write_float(uint8_t *page, uint32_t slot, const float *k, const float *v, uint32_t d_pad)
 {
-	const uint32_t d_pad = p->shape.d_pad;
-	uint16_t *k16 = (uint16_t *) (void *) page;
-	uint16_t *v16 = k16 + LLM_CPU_PAGE * d_pad;
 	float *k32 = (float *) (void *) page;
 	float *v32 = k32 + LLM_CPU_PAGE * d_pad;
 
 	for (uint32_t i = 0; i < d_pad; i++)
-	{
-		float ki = i < d ? k[i] : 0.0f;
-		float vi = i < d ? v[i] : 0.0f;
+		k32[i * LLM_CPU_PAGE + slot] = k[i];
+	memcpy(v32 + slot * d_pad, v, d_pad * sizeof(float));
+}
 
-		if (p->bf16)
-		{
-			k16[(i / 2 * LLM_CPU_PAGE + slot) * 2 + i % 2] = narrow(ki);
-			v16[(slot / 2 * d_pad + i) * 2 + slot % 2] = narrow(vi);
-		}
-		else
-		{
-			k32[i * LLM_CPU_PAGE + slot] = ki;
-			v32[slot * d_pad + i] = vi;
-		}
+/* The same for a bf16 page, where K's pairs of d stand together and V's pairs of slots. */
+static void
+write_bf16(uint8_t *page, uint32_t slot, const float *k, const float *v, uint32_t d_pad)
+{
+	uint32_t *k_pair = (uint32_t *) (void *) page + slot;
+	uint16_t *v16 = (uint16_t *) (void *) page + LLM_CPU_PAGE * d_pad;
+
+	v16 += slot / 2 * d_pad * 2 + slot % 2;
+	for (uint32_t i = 0; i < d_pad; i += 2, k_pair += LLM_CPU_PAGE)
+	{
+		uint16_t pair[2] = {narrow(k[i]), narrow(k[i + 1])};
+
+		memcpy(k_pair, pair, sizeof(pair));
+		v16[2 * i] = narrow(v[i]);
+		v16[2 * i + 2] = narrow(v[i + 1]);
 	}
 }
 
@@ -120,7 +120,8 @@ prepare_token(const qkv_args *a, uint32_t t, uint32_t page, uint32_t slot)
 	const size_t d = attn->d_head;
 	const float *row = a->qkv + t * (attn->n_heads + 2 * (size_t) attn->n_kv_heads) * d;
 	float *q = a->q + t * attn->n_heads * d;
-	float k[D_HEAD_MAX];
+	float k[D_HEAD_MAX] = {0};
+	float v[D_HEAD_MAX] = {0};
 
 	memcpy(q, row, attn->n_heads * d * sizeof(float));
 	for (uint32_t h = 0; h < attn->n_heads; h++)
@@ -130,8 +131,9 @@ prepare_token(const qkv_args *a, uint32_t t, uint32_t page, uint32_t slot)
 	{
 		memcpy(k, row + h * d, d * sizeof(float));
 		prepare_head(a, k, &a->k_norm, a->pos[t]);
-		write_slot(&a->pages, llm_cpu_page(&a->pages, page, h), slot, k,
-		           row + (attn->n_kv_heads + h) * d, attn->d_head);
+		memcpy(v, row + (attn->n_kv_heads + h) * d, d * sizeof(float));
+		(a->pages.bf16 ? write_bf16 : write_float)(llm_cpu_page(&a->pages, page, h), slot, k, v,
+		                                           a->pages.shape.d_pad);
 	}
 }
 

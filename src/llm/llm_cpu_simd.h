@@ -469,25 +469,48 @@ V(k_quantise)(uint8_t *q, const float *x, size_t n, size_t bytes_row)
 	return max / 127.0f;
 }
 
-/* Rotates pairs of one head. */
-static TARGET void
-V(k_rotate)(float *head, const float *cos, const float *sin, size_t n_dims, bool interleaved)
+/* Rotates pairs (2i, 2i + 1): 16 pairs are drawn apart, rotated and put together again. */
+INLINE void
+V(rotate_interleaved)(float *head, const float *cos, const float *sin, size_t half)
 {
-	const size_t half = n_dims / 2;
 	size_t i = 0;
 
-	if (interleaved)
+	for (; i + 16 <= half; i += 16)
 	{
-		for (; i < half; i++)
-		{
-			float a = head[2 * i];
-			float b = head[2 * i + 1];
+		v16f low = V(load)(head + 2 * i);
+		v16f high = V(load)(head + 2 * i + 16);
+		v16f a = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
+		                                 26, 28, 30);
+		v16f b = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25,
+		                                 27, 29, 31);
+		v16f c = V(load)(cos + i);
+		v16f s = V(load)(sin + i);
+		v16f x = a * c - b * s;
+		v16f y = b * c + a * s;
 
-			head[2 * i] = a * cos[i] - b * sin[i];
-			head[2 * i + 1] = b * cos[i] + a * sin[i];
-		}
-		return;
+		V(store)
+		(head + 2 * i,
+		 __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+		V(store)
+		(head + 2 * i + 16, __builtin_shufflevector(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13,
+		                                            29, 14, 30, 15, 31));
 	}
+	for (; i < half; i++)
+	{
+		float a = head[2 * i];
+		float b = head[2 * i + 1];
+
+		head[2 * i] = a * cos[i] - b * sin[i];
+		head[2 * i + 1] = b * cos[i] + a * sin[i];
+	}
+}
+
+/* Rotates pairs (i, i + half). */
+INLINE void
+V(rotate_halves)(float *head, const float *cos, const float *sin, size_t half)
+{
+	size_t i = 0;
+
 	for (; i + 16 <= half; i += 16)
 	{
 		v16f a = V(load)(head + i);
@@ -506,6 +529,16 @@ V(k_rotate)(float *head, const float *cos, const float *sin, size_t n_dims, bool
 		head[i] = a * cos[i] - b * sin[i];
 		head[half + i] = b * cos[i] + a * sin[i];
 	}
+}
+
+/* Rotates the pairs of one head. */
+static TARGET void
+V(k_rotate)(float *head, const float *cos, const float *sin, size_t n_dims, bool interleaved)
+{
+	if (interleaved)
+		V(rotate_interleaved)(head, cos, sin, n_dims / 2);
+	else
+		V(rotate_halves)(head, cos, sin, n_dims / 2);
 }
 
 /* Up to 4 rows by one panel; n_rows is a constant in each caller. Sums run over k in order. */
