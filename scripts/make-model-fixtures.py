@@ -11,9 +11,11 @@ reference.bin, little endian: u32 magic 0x46525050, n_sequences, n_layers, d, n_
 length, i32 tokens[length], u32 types[length], f32 hidden[n_layers + 1][length][d] (after the embeddings, after
 each layer), f32 out: decoders [length][n_vocab], encoders [n_out].
 
-usage: scripts/make-model-fixtures.py [--out test/data/models] [--smollm2 FILE.gguf] [name ...]
-With --smollm2 it also writes smollm2-greedy.json: greedy continuations by transformers on the dequantised
-weights. Needs torch, transformers, gguf, numpy. Deterministic: the seed is the model's name.
+usage: scripts/make-model-fixtures.py [--out test/data/models] [--smollm2 FILE.gguf] [--minilm FOLDER] [name ...]
+With --smollm2 it writes instead smollm2-greedy.json (greedy continuations by transformers on the dequantised
+weights) and smollm2-english.json (ids and likelihood of english.txt), with --minilm minilm-embeddings.json
+(vectors by sentence-transformers). Needs torch, transformers, accelerate, gguf, numpy, sentence-transformers.
+Deterministic: the seed is the model's name.
 """
 import argparse
 import json
@@ -418,17 +420,49 @@ def make_greedy(path, out):
         f.write("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")
 
 
+def make_perplexity(path, out):
+    """smollm2-english.json: the ids of english.txt and the reference's mean negative log-likelihood."""
+    path = pathlib.Path(path).resolve()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name,
+                                                              dtype=torch.float32).eval()
+    ids = tokenizer((out / "english.txt").read_text(), return_tensors="pt").input_ids
+    with torch.no_grad():
+        nll = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1].double(), ids[0, 1:]).item()
+    with open(out / "smollm2-english.json", "w") as f:
+        json.dump({"nll": nll, "ids": ids[0].tolist()}, f, separators=(",", ":"))
+    print("english.txt", ids.shape[1], "tokens, perplexity", np.exp(nll))
+
+
+def make_minilm(path, out):
+    """minilm-embeddings.json: texts, their ids, their vectors by sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+    model = SentenceTransformer(path, device="cpu")
+    texts = json.load(open(out / "minilm-texts.json"))
+    rows = []
+    for text in texts:
+        v = model.encode(text, normalize_embeddings=False)
+        ids = model.tokenizer(text, truncation=True, max_length=model.max_seq_length).input_ids
+        rows.append({"text": text, "ids": ids, "embedding": [round(float(x), 7) for x in v]})
+    with open(out / "minilm-embeddings.json", "w") as f:
+        f.write("[\n" + ",\n".join(json.dumps(r, separators=(",", ":")) for r in rows) + "\n]\n")
+
+
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("test/data/models"))
-    parser.add_argument("--smollm2")
+    parser.add_argument("--smollm2", help="SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--minilm", help="the folder of all-MiniLM-L6-v2")
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
-    for name in args.names or ([] if args.smollm2 else MODELS):
+    for name in args.names or ([] if args.smollm2 or args.minilm else MODELS):
         make(name, args.out)
     if args.smollm2:
         make_greedy(args.smollm2, args.out)
+        make_perplexity(args.smollm2, args.out)
+    if args.minilm:
+        make_minilm(args.minilm, args.out)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ llm_workspace_bytes(const llm_model *m, uint32_t max_tokens, uint32_t max_rows)
 	return (max_tokens * (3 * s.d + s.wide + s.wide2) + 2 * max_rows * s.d + s.logits +
 	        s.logit_rows) *
 	           sizeof(float) +
-	       max_tokens * sizeof(uint32_t);
+	       max_tokens * sizeof(uint32_t) + (m->arch.decoder ? 0 : max_rows * sizeof(pp_segment));
 }
 
 /* Takes n * width floats on the device; NULL when there is no memory. */
@@ -110,9 +110,10 @@ llm_workspace_create(const llm_model *m, uint32_t max_tokens, uint32_t max_rows,
 	ws->logits = take_floats(ws, s.logits, 1);
 	ws->lse = take_floats(ws, s.logit_rows, 1);
 	ws->index = llm_malloc_array(max_tokens, sizeof(uint32_t));
+	ws->segs = llm_malloc_array(m->arch.decoder ? 0 : max_rows, sizeof(pp_segment));
 	if (ws->x == NULL || ws->normed == NULL || ws->delta == NULL || ws->wide == NULL ||
 	    ws->wide2 == NULL || ws->rows == NULL || ws->rows2 == NULL || ws->logits == NULL ||
-	    ws->lse == NULL || ws->index == NULL)
+	    ws->lse == NULL || ws->index == NULL || ws->segs == NULL)
 	{
 		llm_workspace_free(ws);
 		return llm_fail(err, LLM_E_NOMEM, "no memory for the scratch of %u tokens", max_tokens);
@@ -134,6 +135,7 @@ llm_workspace_free(llm_workspace *ws)
 		if (buffers[i] != NULL)
 			ws->m->be->ops->release(ws->m->be, buffers[i]);
 	llm_free(ws->index);
+	llm_free(ws->segs);
 	llm_free(ws);
 }
 

@@ -55,12 +55,31 @@ run_heads(llm_workspace *ws, const llm_batch *batch, bool pending, float **out, 
 	return run_classifier(ws, batch->n_segs);
 }
 
+/* Copies the segments, less the pages and parents that only decoders have. */
+static llm_status
+copy_segments(llm_workspace *ws, const llm_batch *batch, llm_error *err)
+{
+	if (batch->n_segs > ws->max_rows)
+		return llm_fail(err, LLM_E_RANGE, "%u segments are more than the workspace's %u rows",
+		                batch->n_segs, ws->max_rows);
+	for (uint32_t s = 0; s < batch->n_segs; s++)
+	{
+		const pp_segment *seg = &batch->segs[s];
+
+		if (seg->n_new == 0 || seg->n_past != 0)
+			return llm_fail(err, LLM_E_RANGE, "segment %u of an encoder is empty or has a past", s);
+		ws->segs[s] = (pp_segment){.first_token = seg->first_token, .n_new = seg->n_new};
+	}
+	return LLM_OK;
+}
+
 /* Runs the layers and the heads, fetches one result a segment. */
 llm_status
 llm_forward_encode(llm_workspace *ws, const llm_batch *batch, float *out, llm_error *err)
 {
 	const llm_arch *arch = &ws->m->arch;
 	pp_backend *be = ws->m->be;
+	llm_batch own = *batch;
 	llm_status status;
 	pp_result result;
 	float *dev;
@@ -69,17 +88,13 @@ llm_forward_encode(llm_workspace *ws, const llm_batch *batch, float *out, llm_er
 
 	if (arch->decoder)
 		return llm_fail(err, LLM_E_UNSUPPORTED, "%s is not an encoder", arch->name);
-	if (batch->n_segs > ws->max_rows)
-		return llm_fail(err, LLM_E_RANGE, "%u segments are more than the workspace's %u rows",
-		                batch->n_segs, ws->max_rows);
-	if ((status = forward_check_batch(ws, batch, err)) != LLM_OK)
+	if ((status = forward_check_batch(ws, batch, err)) != LLM_OK ||
+	    (status = copy_segments(ws, batch, err)) != LLM_OK)
 		return status;
-	for (uint32_t s = 0; s < batch->n_segs; s++)
-		if (batch->segs[s].n_new == 0 || batch->segs[s].n_past != 0)
-			return llm_fail(err, LLM_E_RANGE, "segment %u of an encoder is empty or has a past", s);
-	if ((status = forward_body(ws, batch, &pending, err)) != LLM_OK)
+	own.segs = ws->segs;
+	if ((status = forward_body(ws, &own, &pending, err)) != LLM_OK)
 		return status;
-	result = run_heads(ws, batch, pending, &dev, &width);
+	result = run_heads(ws, &own, pending, &dev, &width);
 	if (result == PP_OK)
 		result = be->ops->download(be, out, dev, (size_t) batch->n_segs * width * sizeof(float));
 	return forward_check(ws, result, err);

@@ -28,8 +28,9 @@ struct llm_workspace
 	float *logits; /* [max_logit_rows, n_vocab] (decoder), [max_rows, n_classes] (classifier) */
 	float *lse;    /* [max_logit_rows] */
 
-	uint32_t *index; /* host [max_tokens]: positions with their offset, token types, rows */
-	uint32_t n_rows; /* rows of the last pass */
+	uint32_t *index;  /* host [max_tokens]: positions with their offset, token types, rows */
+	uint32_t n_rows;  /* rows of the last pass */
+	pp_segment *segs; /* host [max_rows], encoders: the batch's, without pages */
 
 	float *tap; /* where the next pass copies the hidden state to; NULL: nowhere */
 	int tap_layer;
