@@ -1,5 +1,5 @@
 /*
- * test_stop.c: stop strings are found however the bytes are cut, and only whole characters come out.
+ * test_stop.c: stop strings are found however the bytes are cut; only whole characters come out.
  */
 #include "llm_alloc.h"
 #include "llm_stop.h"

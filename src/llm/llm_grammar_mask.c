@@ -258,7 +258,7 @@ fill_mask(const llm_grammar *g, grammar_cache *c, const grammar_set *set, uint32
 			return;
 	}
 	r = walk_trie(g, c, v, limit, bits);
-	/* A budget that was too small from the start: the shortest way to the end, as far as it goes. */
+	/* A budget that was too small from the start: the shortest way to the end. */
 	if (r.n == 0 && r.cost_min < UINT32_MAX && !grammar_may_end(g, set))
 		walk_trie(g, c, v, r.cost_min, bits);
 }
