@@ -38,8 +38,9 @@ LLM_PROGRAM   =
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
 TESTS         = test_alloc test_draft test_forward test_gguf test_grammar test_json test_kv \
-                test_label test_pack test_prompt test_quant test_safetensors test_sample \
-                test_sched test_sched_load test_sim test_stop test_weights
+                test_label test_models test_pack test_packed test_prompt test_quant \
+                test_safetensors test_sample test_sched test_sched_load test_sim test_stop \
+                test_weights
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors
 BENCHES       = bench_ops
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
