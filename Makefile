@@ -37,7 +37,7 @@ LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_draft test_forward test_gguf test_grammar test_json test_kv \
+TESTS         = test_alloc test_arch test_draft test_forward test_gguf test_grammar test_json test_kv \
                 test_label test_models test_pack test_packed test_prompt test_quant \
                 test_safetensors test_sample test_sched test_sched_load test_sim test_stop \
                 test_weights

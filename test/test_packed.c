@@ -584,6 +584,7 @@ merge(uint32_t n_tokens)
 	return (pp_segment){.n_new = n_tokens, .pages = all_pages};
 }
 
+/* Both halves of attention over the merged segment. */
 static pp_result
 prepare_merged(pp_backend *be, float *q, const float *qkv, const uint32_t *pos,
                const pp_segment *segs, uint32_t n_segs, uint32_t n_tokens, uint32_t layer,
@@ -598,6 +599,7 @@ prepare_merged(pp_backend *be, float *q, const float *qkv, const uint32_t *pos,
 	                             k_norm, eps, plus_one);
 }
 
+/* The second half. */
 static pp_result
 attention_merged(pp_backend *be, float *out, const float *q, const pp_segment *segs,
                  uint32_t n_segs, uint32_t n_tokens, uint32_t layer, const pp_attn *attn)
