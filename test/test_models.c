@@ -166,7 +166,7 @@ test_smollm2_perplexity(void)
 	const char *path = fixture_model(SMOLLM2);
 	int32_t ids[4096];
 	llm_json_doc *doc;
-	double want;
+	double want = 0.0;
 	double f32;
 	double int8;
 	uint32_t n;
