@@ -1,7 +1,8 @@
 /*
  * llm_cpu_matmul.c: matrix products: how they are cut into blocks and spread over threads.
  *
- * int8: a row x of activations becomes u8 with one scale, is multiplied with the int8 rows of W in
+ * int8: a row x of activations is rotated as the weights are (llm_cpu_weights.c says why), becomes u8
+ * with one scale, is multiplied with the int8 rows of W in
  * exact integers, and the sums are scaled back; so a result depends on nothing but its own row, and
  * all instruction sets agree. float: sums run over k in order for every output.
  *
@@ -25,6 +26,7 @@ typedef struct matmul_args
 	const float *bias;
 	uint8_t *q;     /* [n_rows padded to 16][bytes_row] */
 	float *q_scale; /* [n_rows] */
+	float *rotated; /* [n_threads][n_cols] */
 	uint32_t n_rows;
 	const uint32_t *cols; /* of matmul_columns */
 	uint32_t n_cols;
@@ -64,20 +66,23 @@ multiply(const matmul_args *a, uint32_t row, uint32_t n_rows, uint32_t panel, ui
 		                                  .n_cols = n_cols});
 }
 
-/* Quantises rows [begin, end) where the matrix is int8. */
+/* Rotates and quantises rows [begin, end) where the matrix is int8. */
 static void
 quantise_rows(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
 	const matmul_args *a = arg;
+	const llm_cpu_kernels *kernels = a->cpu->kernels;
 	const pp_matrix *w = a->w;
+	float *row = a->rotated + (size_t) thread * w->n_cols;
 
-	(void) thread;
 	if (w->precision == PP_PREC_F32)
 		return;
 	for (uint32_t r = begin; r < end; r++)
-		a->q_scale[r] =
-		    a->cpu->kernels->quantise(a->q + r * w->bytes_row, a->x + (size_t) r * w->n_cols,
-		                              w->n_cols, w->bytes_row);
+	{
+		memcpy(row, a->x + (size_t) r * w->n_cols, w->n_cols * sizeof(float));
+		kernels->hadamard(row, w->n_cols, w->block);
+		a->q_scale[r] = kernels->quantise(a->q + r * w->bytes_row, row, w->n_cols, w->bytes_row);
+	}
 }
 
 /* Pieces of rows by all columns. */
@@ -110,10 +115,13 @@ reserve(llm_cpu *cpu, matmul_args *a)
 		return PP_OK;
 	if (a->w->precision != PP_PREC_INT8)
 		return llm_cpu_fail(cpu, PP_E_UNSUPPORTED, "a product with a table made for look-ups");
-	a->q = llm_cpu_scratch(cpu, SCRATCH_QUANT, n_padded, a->w->bytes_row + sizeof(float));
+	/* the float row of each thread takes no more than four rows of bytes */
+	a->q = llm_cpu_scratch(cpu, SCRATCH_QUANT, n_padded + 4ull * llm_pool_n_threads(cpu->pool),
+	                       a->w->bytes_row + sizeof(float));
 	if (a->q == NULL)
 		return PP_E_NOMEM;
 	a->q_scale = (float *) (void *) (a->q + n_padded * a->w->bytes_row);
+	a->rotated = a->q_scale + n_padded;
 	return PP_OK;
 }
 

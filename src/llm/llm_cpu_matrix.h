@@ -18,6 +18,7 @@ struct pp_matrix
 	pp_precision precision;
 	uint32_t n_rows;
 	uint32_t n_cols;
+	uint32_t block;        /* int8: size of the Hadamard blocks of a row */
 	size_t bytes_row;      /* int8: n_cols padded to a multiple of 64 */
 	uint64_t bytes;        /* of all that is owned */
 	float *panels;         /* PP_PREC_F32 */
@@ -29,6 +30,6 @@ struct pp_matrix
 };
 
 /* Row i of any matrix in float, out[n_cols]. */
-void llm_cpu_matrix_row(const pp_matrix *m, uint32_t i, float *out);
+void llm_cpu_matrix_row(const llm_cpu_kernels *kernels, const pp_matrix *m, uint32_t i, float *out);
 
 #endif /* LLM_CPU_MATRIX_H */

@@ -39,7 +39,7 @@ embed_rows(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 	{
 		float *out = a->out + t * a->d;
 
-		llm_cpu_matrix_row(a->matrix, (uint32_t) a->ids[t], out);
+		llm_cpu_matrix_row(a->k, a->matrix, (uint32_t) a->ids[t], out);
 		if (a->scale != 1.0f)
 			a->k->scale(out, a->d, a->scale);
 	}

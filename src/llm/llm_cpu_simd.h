@@ -413,6 +413,64 @@ V(k_logsumexp)(const float *x, size_t n)
 	return (float) ((double) max + __builtin_log(sum));
 }
 
+/* One stage inside a vector: lanes are paired with partner, and the upper one of a pair subtracts. */
+#define HADAMARD_STAGE(v, upper, ...) \
+	((v16f) ((v16i) (v) ^ (upper)) + __builtin_shufflevector(v, v, __VA_ARGS__))
+
+/* The four stages inside a vector. */
+INLINE v16f
+V(hadamard_lanes)(v16f v)
+{
+	const int m = INT32_MIN;
+	const v16i upper1 = {0, m, 0, m, 0, m, 0, m, 0, m, 0, m, 0, m, 0, m};
+	const v16i upper2 = {0, 0, m, m, 0, 0, m, m, 0, 0, m, m, 0, 0, m, m};
+	const v16i upper4 = {0, 0, 0, 0, m, m, m, m, 0, 0, 0, 0, m, m, m, m};
+	const v16i upper8 = {0, 0, 0, 0, 0, 0, 0, 0, m, m, m, m, m, m, m, m};
+
+	v = HADAMARD_STAGE(v, upper1, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+	v = HADAMARD_STAGE(v, upper2, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+	v = HADAMARD_STAGE(v, upper4, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+	return HADAMARD_STAGE(v, upper8, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+/* A block of 64. */
+INLINE void
+V(hadamard_64)(float *x)
+{
+	v16f a = V(hadamard_lanes)(V(load)(x));
+	v16f b = V(hadamard_lanes)(V(load)(x + 16));
+	v16f c = V(hadamard_lanes)(V(load)(x + 32));
+	v16f d = V(hadamard_lanes)(V(load)(x + 48));
+	v16f ab = a + b;
+	v16f cd = c + d;
+
+	a = a - b;
+	c = c - d;
+	V(store)(x, ab + cd);
+	V(store)(x + 16, a + c);
+	V(store)(x + 32, ab - cd);
+	V(store)(x + 48, a - c);
+}
+
+/* All blocks of a row, by the fast Walsh-Hadamard transform. */
+static TARGET void
+V(k_hadamard)(float *x, size_t n, uint32_t block)
+{
+	for (size_t at = 0; block == 64 && at < n; at += 64)
+		V(hadamard_64)(x + at);
+	if (block == 64)
+		return;
+	for (size_t h = 1; h < block; h *= 2)
+		for (size_t i = 0; i < n; i++)
+			if ((i & h) == 0)
+			{
+				float a = x[i];
+
+				x[i] = a + x[i + h];
+				x[i + h] = a - x[i + h];
+			}
+}
+
 /* The largest magnitude of a row; infinity or NaN anywhere gives a value that is not finite. */
 INLINE float
 V(max_abs)(const float *x, size_t n)
@@ -681,9 +739,11 @@ static const llm_cpu_kernels V(kernels) = {
     .scale = V(k_scale),
     .sum_squares = V(k_sum_squares),
     .logsumexp = V(k_logsumexp),
+    .hadamard = V(k_hadamard),
     .quantise = V(k_quantise),
     .rotate = V(k_rotate),
     .matmul_f32 = V(k_matmul_f32),
     .matmul_i8 = V(k_matmul_i8),
     .attn_step = V(k_attn_step),
 };
+#undef HADAMARD_STAGE
