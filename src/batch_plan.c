@@ -1,0 +1,546 @@
+/*
+ * batch_plan.c: puts Prepack Batch nodes into finished plans.
+ *
+ * The planner hook runs after set_plan_references: Vars of a node above a scan or join are OUTER_VAR
+ * already, and what we add is made in that final form. Two operations do everything:
+ *
+ * Split above: a node whose target list or movable quals hold calls gives up both. It returns the
+ * leaves they need (Vars, aggregates, …), and Batch nodes stacked on it make the calls, filter and
+ * project.
+ *
+ * Insert below: calls in the arguments of aggregates, window functions and set-returning functions
+ * get their columns from Batch nodes between the node and its outer plan.
+ *
+ * Each call qual gets a Batch node of its own, in the planner's order (cheapest first), so that later
+ * ones see survivors only. Nested calls take one node a level. What is not recognised stays as it is
+ * and runs row by row: slower, never wrong. That holds for ON conditions of outer joins, hash and
+ * merge clauses, and calls in index conditions.
+ *
+ * The tree comes fresh from the planner: it is changed in place before anybody else sees it.
+ */
+#include "batch.h"
+
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/planner.h"
+#include "optimizer/tlist.h"
+
+/* planner's cost of one batched call, in units of cpu_operator_cost * 100 */
+#define PP_CALL_COST 100.0
+
+CustomScanMethods pp_batch_scan_methods = {
+    .CustomName = "Prepack Batch",
+    .CreateCustomScanState = pp_batch_create_state,
+};
+
+static planner_hook_type prev_planner_hook = NULL;
+
+/* One run of the hook. */
+typedef struct PlanContext
+{
+	PlannedStmt *stmt;
+	int next_id; /* plan_node_id of the next new node */
+	bool changed;
+} PlanContext;
+
+static Plan *walk_plan(Plan *plan, PlanContext *context);
+
+/* ---- making nodes ------------------------------------------------------------------------ */
+
+/* Target list entries that pass the first n columns of a plan through, as Vars of varno. */
+static List *
+pass_through(List *tlist, int varno)
+{
+	List *result = NIL;
+	ListCell *lc;
+
+	foreach (lc, tlist)
+	{
+		TargetEntry *tle = lfirst_node(TargetEntry, lc);
+		Expr *var =
+		    (Expr *) makeVar(varno, tle->resno, exprType((Node *) tle->expr),
+		                     exprTypmod((Node *) tle->expr), exprCollation((Node *) tle->expr), 0);
+
+		result = lappend(result, makeTargetEntry(var, tle->resno, tle->resname, tle->resjunk));
+	}
+	return result;
+}
+
+/* Mutator: what a node's outer plan gives is what its own scan tuple begins with. */
+static Node *
+outer_to_index_mutator(Node *node, void *context)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Var) && ((Var *) node)->varno == OUTER_VAR)
+	{
+		Var *var = copyObject((Var *) node);
+
+		var->varno = INDEX_VAR;
+		return (Node *) var;
+	}
+	return expression_tree_mutator(node, outer_to_index_mutator, context);
+}
+
+/* Adds the calls' cost and copies the rest of the estimates from the outer plan. */
+static void
+set_costs(Plan *plan, const Plan *outer, int n_calls)
+{
+	plan->startup_cost = outer->startup_cost;
+	plan->total_cost =
+	    outer->total_cost + outer->plan_rows * n_calls * PP_CALL_COST * cpu_operator_cost;
+	plan->plan_rows = outer->plan_rows;
+	plan->plan_width = outer->plan_width;
+	plan->parallel_aware = false;
+	plan->parallel_safe = false;
+	plan->extParam = bms_copy(outer->extParam);
+	plan->allParam = bms_copy(outer->allParam);
+}
+
+/* Makes a Batch node over outer that adds a column for each call. */
+static CustomScan *
+make_batch(Plan *outer, const PpHoist *hoist, PlanContext *context)
+{
+	CustomScan *node = makeNode(CustomScan);
+	AttrNumber column = list_length(outer->targetlist);
+	ListCell *lc;
+
+	node->custom_scan_tlist = pass_through(outer->targetlist, OUTER_VAR);
+	foreach (lc, hoist->calls)
+		node->custom_scan_tlist =
+		    lappend(node->custom_scan_tlist,
+		            makeTargetEntry(copyObject(lfirst(lc)), ++column, NULL, false));
+	node->scan.plan.targetlist = pass_through(node->custom_scan_tlist, INDEX_VAR);
+	node->scan.plan.lefttree = outer;
+	node->scan.plan.plan_node_id = context->next_id++;
+	node->scan.scanrelid = 0;
+	node->custom_exprs = hoist->calls;
+	node->custom_private = list_make2(makeInteger(list_length(outer->targetlist)), hoist->guards);
+	node->methods = &pp_batch_scan_methods;
+	set_costs(&node->scan.plan, outer, list_length(hoist->calls));
+	context->changed = true;
+	return node;
+}
+
+/*
+ * Stacks the Batch nodes that the calls of one expression need. *expr is over OUTER_VAR of *plan,
+ * and is again when the function returns. Returns false when nothing could be hoisted.
+ */
+static bool
+stack_calls(Plan **plan, Node **expr, bool in_aggregates, PlanContext *context)
+{
+	bool any = false;
+
+	for (;;)
+	{
+		PpHoist hoist = {.first_column = list_length((*plan)->targetlist) + 1};
+		Node *rest = pp_batch_hoist(*expr, &hoist, in_aggregates);
+
+		if (hoist.calls == NIL)
+			return any;
+		*plan = (Plan *) make_batch(*plan, &hoist, context);
+		*expr = rest;
+		any = true;
+	}
+}
+
+/* A plain Result node that projects, for the case that the last word is not a Batch node's. */
+static Plan *
+make_projection(Plan *outer, List *tlist, PlanContext *context)
+{
+	Result *node = makeNode(Result);
+
+	node->plan.targetlist = tlist;
+	node->plan.lefttree = outer;
+	node->plan.plan_node_id = context->next_id++;
+	set_costs(&node->plan, outer, 0);
+	return (Plan *) node;
+}
+
+/* ---- split above ------------------------------------------------------------------------- */
+
+/* Leaves collected so far: expressions that the lower node returns. */
+typedef struct LeafContext
+{
+	List *leaves;  /* TargetEntries */
+	bool distinct; /* equal leaves share a column */
+} LeafContext;
+
+/* Mutator: replaces leaves by Vars of the lower node's new columns. */
+static Node *
+leaf_mutator(Node *node, LeafContext *context)
+{
+	TargetEntry *tle = NULL;
+
+	if (node == NULL)
+		return NULL;
+	if (!IsA(node, Var) && !IsA(node, Aggref) && !IsA(node, WindowFunc) && !IsA(node, GroupingFunc))
+		return expression_tree_mutator(node, leaf_mutator, context);
+	if (context->distinct)
+		tle = tlist_member((Expr *) node, context->leaves);
+	if (tle == NULL)
+	{
+		tle = makeTargetEntry(copyObject((Expr *) node), list_length(context->leaves) + 1, NULL,
+		                      false);
+		context->leaves = lappend(context->leaves, tle);
+	}
+	return (Node *) makeVar(OUTER_VAR, tle->resno, exprType(node), exprTypmod(node),
+	                        exprCollation(node), 0);
+}
+
+/* Takes the call quals out of a qual list. */
+static List *
+take_call_quals(List **quals)
+{
+	List *taken = NIL;
+	List *kept = NIL;
+	ListCell *lc;
+
+	foreach (lc, *quals)
+	{
+		if (pp_batch_contains_call(lfirst(lc)))
+			taken = lappend(taken, lfirst(lc));
+		else
+			kept = lappend(kept, lfirst(lc));
+	}
+	*quals = kept;
+	return taken;
+}
+
+/*
+ * Puts one qual on top of a plan, with the Batch nodes that it needs. qual is over OUTER_VAR of
+ * plan.
+ */
+static Plan *
+stack_qual(Plan *plan, Node *qual, PlanContext *context)
+{
+	PpHoist nothing = {0};
+
+	if (!stack_calls(&plan, &qual, false, context))
+		/* filters row by row, in the planner's order */
+		plan = (Plan *) make_batch(plan, &nothing, context);
+	/*
+	 * The topmost node has the columns that qual names: as its own scan tuple they are INDEX_VAR.
+	 */
+	plan->qual = lappend(plan->qual, outer_to_index_mutator(qual, NULL));
+	return plan;
+}
+
+/*
+ * Splits a node: returns the top of the stack that now computes what the node did. quals were taken
+ * from it and are, like its target list, in its own terms.
+ */
+static Plan *
+split_above(Plan *node, List *quals, PlanContext *context)
+{
+	LeafContext leaves = {.distinct = true};
+	List *tlist = (List *) leaf_mutator((Node *) node->targetlist, &leaves);
+	List *upper_quals = (List *) leaf_mutator((Node *) quals, &leaves);
+	Plan *plan = node;
+	int n_leaves;
+	ListCell *lc;
+
+	node->targetlist = leaves.leaves;
+	n_leaves = list_length(leaves.leaves);
+	foreach (lc, upper_quals)
+		plan = stack_qual(plan, lfirst(lc), context);
+	(void) stack_calls(&plan, (Node **) &tlist, false, context);
+	if (plan != node && IsA(plan, CustomScan) && list_length(plan->targetlist) >= n_leaves)
+	{
+		plan->targetlist = (List *) outer_to_index_mutator((Node *) tlist, NULL);
+		return plan;
+	}
+	return make_projection(plan, tlist, context);
+}
+
+/* ---- insert below ------------------------------------------------------------------------ */
+
+/* Gives the calls in a node's expression list their columns from below. */
+static void
+insert_below(Plan *node, List **exprs, bool in_aggregates, PlanContext *context)
+{
+	(void) stack_calls(&node->lefttree, (Node **) exprs, in_aggregates, context);
+}
+
+/* ---- the walk ---------------------------------------------------------------------------- */
+
+/* Walks a list of plans. */
+static void
+walk_plans(List *plans, PlanContext *context)
+{
+	ListCell *lc;
+
+	foreach (lc, plans)
+		lfirst(lc) = walk_plan(lfirst(lc), context);
+}
+
+/* Walks the children of a node, wherever its kind keeps them. */
+static void
+walk_children(Plan *plan, PlanContext *context)
+{
+	plan->lefttree = walk_plan(plan->lefttree, context);
+	plan->righttree = walk_plan(plan->righttree, context);
+	switch (nodeTag(plan))
+	{
+		case T_Append:
+			walk_plans(((Append *) plan)->appendplans, context);
+			break;
+		case T_MergeAppend:
+			walk_plans(((MergeAppend *) plan)->mergeplans, context);
+			break;
+		case T_SubqueryScan:
+			((SubqueryScan *) plan)->subplan = walk_plan(((SubqueryScan *) plan)->subplan, context);
+			break;
+		case T_CustomScan:
+			walk_plans(((CustomScan *) plan)->custom_plans, context);
+			break;
+		default:
+			break;
+	}
+}
+
+/* The call quals that may move above the node: its filter, and the conditions of an inner join. */
+static List *
+movable_quals(Plan *plan)
+{
+	List *quals = NIL;
+
+	if ((IsA(plan, NestLoop) || IsA(plan, HashJoin) || IsA(plan, MergeJoin)) &&
+	    ((Join *) plan)->jointype == JOIN_INNER)
+		quals = take_call_quals(&((Join *) plan)->joinqual);
+	return list_concat(quals, take_call_quals(&plan->qual));
+}
+
+/* Splits a node if it has calls to give. */
+static Plan *
+split_if_calls(Plan *plan, PlanContext *context)
+{
+	List *quals = movable_quals(plan);
+
+	if (quals == NIL && !pp_batch_contains_call((Node *) plan->targetlist))
+		return plan;
+	return split_above(plan, quals, context);
+}
+
+/*
+ * A node that cannot be marked and restored, or read backwards, is materialised where that is
+ * needed.
+ */
+static Plan *
+materialise(Plan *outer, PlanContext *context)
+{
+	Material *node = makeNode(Material);
+
+	node->plan.targetlist = pass_through(outer->targetlist, OUTER_VAR);
+	node->plan.lefttree = outer;
+	node->plan.plan_node_id = context->next_id++;
+	set_costs(&node->plan, outer, 0);
+	return (Plan *) node;
+}
+
+/*
+ * Aggregates and window functions: their arguments get columns from below, what they give goes
+ * above.
+ */
+static Plan *
+walk_grouping(Plan *plan, PlanContext *context)
+{
+	List *exprs = list_make2(plan->targetlist, plan->qual);
+
+	insert_below(plan, &exprs, true, context);
+	plan->targetlist = linitial(exprs);
+	plan->qual = lsecond(exprs);
+	return split_if_calls(plan, context);
+}
+
+/*
+ * Set-returning functions: only calls in their arguments, and beside them, can be hoisted: all from
+ * below.
+ */
+static Plan *
+walk_project_set(Plan *plan, PlanContext *context)
+{
+	if (pp_batch_contains_call((Node *) plan->targetlist))
+		insert_below(plan, &plan->targetlist, false, context);
+	return plan;
+}
+
+/* RETURNING lists: the node returns the leaves, the calls are made above it. */
+static Plan *
+walk_modify_table(ModifyTable *node, PlanContext *context)
+{
+	List *lists = NIL;
+	List *tlist = NIL;
+	Plan *plan = &node->plan;
+	ListCell *lc;
+
+	if (!pp_batch_contains_call((Node *) node->returningLists))
+		return plan;
+
+	/*
+	 * Each target relation has its own list; leaves are kept in order and not shared, so that they
+	 * line up.
+	 */
+	foreach (lc, node->returningLists)
+	{
+		LeafContext leaves = {.distinct = false};
+		List *upper = (List *) leaf_mutator(lfirst(lc), &leaves);
+
+		if (tlist == NIL)
+			tlist = upper;
+		lists = lappend(lists, leaves.leaves);
+	}
+	node->returningLists = lists;
+	node->plan.targetlist = linitial(lists);
+	(void) stack_calls(&plan, (Node **) &tlist, false, context);
+	if (plan == &node->plan)
+		return make_projection(plan, tlist, context);
+	plan->targetlist = (List *) outer_to_index_mutator((Node *) tlist, NULL);
+	return plan;
+}
+
+/* Rewrites a plan tree bottom up. */
+static Plan *
+walk_plan(Plan *plan, PlanContext *context)
+{
+	if (plan == NULL)
+		return NULL;
+	check_stack_depth();
+	walk_children(plan, context);
+	switch (nodeTag(plan))
+	{
+		case T_Agg:
+		case T_Group:
+		case T_WindowAgg:
+			return walk_grouping(plan, context);
+		case T_ProjectSet:
+			return walk_project_set(plan, context);
+		case T_ModifyTable:
+			return walk_modify_table((ModifyTable *) plan, context);
+		case T_MergeJoin:
+			if (plan->righttree != NULL && IsA(plan->righttree, CustomScan) &&
+			    ((CustomScan *) plan->righttree)->methods == &pp_batch_scan_methods)
+				plan->righttree = materialise(plan->righttree, context);
+			return split_if_calls(plan, context);
+		case T_Result:
+			/* Without an outer plan there is one row and nothing to batch. */
+			return plan->lefttree != NULL ? split_if_calls(plan, context) : plan;
+		case T_SeqScan:
+		case T_SampleScan:
+		case T_IndexScan:
+		case T_IndexOnlyScan:
+		case T_BitmapHeapScan:
+		case T_TidScan:
+		case T_TidRangeScan:
+		case T_SubqueryScan:
+		case T_FunctionScan:
+		case T_ValuesScan:
+		case T_TableFuncScan:
+		case T_CteScan:
+		case T_NamedTuplestoreScan:
+		case T_WorkTableScan:
+		case T_ForeignScan:
+		case T_NestLoop:
+		case T_HashJoin:
+		case T_Gather:
+		case T_GatherMerge:
+			return split_if_calls(plan, context);
+		default:
+			return plan;
+	}
+}
+
+/* The highest plan_node_id in a tree. */
+static int
+max_node_id(const Plan *plan)
+{
+	int max;
+	List *others = NIL;
+	ListCell *lc;
+
+	if (plan == NULL)
+		return 0;
+	max = Max(plan->plan_node_id, Max(max_node_id(plan->lefttree), max_node_id(plan->righttree)));
+	if (IsA(plan, Append))
+		others = ((Append *) plan)->appendplans;
+	else if (IsA(plan, MergeAppend))
+		others = ((MergeAppend *) plan)->mergeplans;
+	else if (IsA(plan, SubqueryScan))
+		others = list_make1(((SubqueryScan *) plan)->subplan);
+	else if (IsA(plan, CustomScan))
+		others = ((CustomScan *) plan)->custom_plans;
+	foreach (lc, others)
+		max = Max(max, max_node_id(lfirst(lc)));
+	return max;
+}
+
+/*
+ * True when the query uses one of our functions at all: the cheap test that most statements end
+ * with.
+ */
+static bool query_has_calls(Query *query);
+
+/* Walker over queries and expressions. */
+static bool
+query_walker(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+		return query_has_calls((Query *) node);
+	if (IsA(node, FuncExpr) && pp_batch_call_type((FuncExpr *) node) != NULL)
+		return true;
+	return expression_tree_walker(node, query_walker, context);
+}
+
+/* Looks through a query and all its subqueries. */
+static bool
+query_has_calls(Query *query)
+{
+	return query_tree_walker(query, query_walker, NULL, 0);
+}
+
+/* Adds Batch nodes to a finished plan. */
+static void
+add_batches(PlannedStmt *stmt, int cursor_options)
+{
+	PlanContext context = {.stmt = stmt};
+	ListCell *lc;
+
+	context.next_id = max_node_id(stmt->planTree) + 1;
+	foreach (lc, stmt->subplans)
+		context.next_id = Max(context.next_id, max_node_id(lfirst(lc)) + 1);
+	stmt->planTree = walk_plan(stmt->planTree, &context);
+	foreach (lc, stmt->subplans)
+		lfirst(lc) = walk_plan(lfirst(lc), &context);
+	if (context.changed && (cursor_options & CURSOR_OPT_SCROLL) &&
+	    !ExecSupportsBackwardScan(stmt->planTree))
+		stmt->planTree = materialise(stmt->planTree, &context);
+}
+
+/* Plans a statement, then adds Batch nodes if it has calls. */
+static PlannedStmt *
+batch_planner(Query *parse, const char *query_string, int cursor_options, ParamListInfo params)
+{
+	bool has_calls = pp_enabled && query_has_calls(parse);
+	PlannedStmt *stmt;
+
+	if (prev_planner_hook)
+		stmt = prev_planner_hook(parse, query_string, cursor_options, params);
+	else
+		stmt = standard_planner(parse, query_string, cursor_options, params);
+	if (has_calls)
+		add_batches(stmt, cursor_options);
+	return stmt;
+}
+
+/* Installs the hook, and registers the node for copies of plans. */
+void
+pp_batch_install(void)
+{
+	RegisterCustomScanMethods(&pp_batch_scan_methods);
+	prev_planner_hook = planner_hook;
+	planner_hook = batch_planner;
+}

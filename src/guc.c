@@ -1,0 +1,150 @@
+/*
+ * guc.c: every setting of prepack, in alphabetical order. The list is the contract of the manual's
+ * reference page.
+ *
+ * Settings of the postmaster are defined only while preloading; a session that loads the library
+ * later does not get them. What decides policy or cost is never USERSET.
+ */
+#include "prepack.h"
+
+#include <limits.h>
+
+#include "utils/guc.h"
+
+#define PP_BATCH_ROWS_MAX  65536
+#define PP_MAX_TOKENS_MAX  1048576
+#define PP_CPU_THREADS_MAX 1024
+#define PP_SPECULATORS_MAX 64
+
+bool pp_enabled = true;
+char *pp_model = NULL;
+char *pp_embed_model = NULL;
+int pp_max_tokens = 256;
+int pp_on_error = PP_ON_ERROR_ERROR;
+int pp_batch_rows = 256;
+int pp_startup_wait = 30000;
+int pp_speculation = PP_SPECULATION_SUGGEST;
+bool pp_use_speculation = true;
+char *pp_allowed_models = NULL;
+int pp_statement_token_limit = 0;
+bool pp_track_prompts = false;
+int pp_speculation_max_bytes = 256;
+int pp_speculation_ttl = 600;
+int pp_speculation_statement_timeout = 10000;
+char *pp_device = NULL;
+int pp_memory_limit = 0;
+int pp_cpu_threads = 0;
+char *pp_model_directory = NULL;
+int pp_max_speculators = 2;
+char *pp_test_fault = NULL;
+
+static const struct config_enum_entry on_error_options[] = {{"error", PP_ON_ERROR_ERROR, false},
+                                                            {"null", PP_ON_ERROR_NULL, false},
+                                                            {NULL, 0, false}};
+
+static const struct config_enum_entry speculation_options[] = {{"off", PP_SPECULATION_OFF, false},
+                                                               {"suggest", PP_SPECULATION_SUGGEST,
+                                                                false},
+                                                               {"plan", PP_SPECULATION_PLAN, false},
+                                                               {"materialize",
+                                                                PP_SPECULATION_MATERIALIZE, false},
+                                                               {NULL, 0, false}};
+
+/* Settings of a session. */
+static void
+define_user_settings(void)
+{
+	DefineCustomIntVariable("prepack.batch_rows",
+	                        "Rows whose calls are sent to the engine together.", NULL,
+	                        &pp_batch_rows, 256, 1, PP_BATCH_ROWS_MAX, PGC_USERSET, 0, NULL, NULL,
+	                        NULL);
+	DefineCustomStringVariable("prepack.embed_model",
+	                           "Model of embed, similarity, relevance and rank.", NULL,
+	                           &pp_embed_model, "", PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("prepack.enabled",
+	                         "Batches calls behind the scenes and uses speculation.",
+	                         "The functions themselves work either way.", &pp_enabled, true,
+	                         PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("prepack.max_tokens", "Most tokens that one call generates.", NULL,
+	                        &pp_max_tokens, 256, 1, PP_MAX_TOKENS_MAX, PGC_USERSET, 0, NULL, NULL,
+	                        NULL);
+	DefineCustomStringVariable("prepack.model",
+	                           "Model of generate, classify, is_true, score and extract.", NULL,
+	                           &pp_model, "", PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("prepack.on_error", "What a row gets that fails: an error, or NULL.",
+	                         NULL, &pp_on_error, PP_ON_ERROR_ERROR, on_error_options, PGC_USERSET,
+	                         0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("prepack.speculation", "How far to work ahead of a person who types.",
+	                         NULL, &pp_speculation, PP_SPECULATION_SUGGEST, speculation_options,
+	                         PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("prepack.startup_wait",
+	                        "How long a call waits for an engine or model that starts.", NULL,
+	                        &pp_startup_wait, 30000, 0, INT_MAX, PGC_USERSET, GUC_UNIT_MS, NULL,
+	                        NULL, NULL);
+	DefineCustomBoolVariable("prepack.use_speculation", "Lets queries read speculative tables.",
+	                         NULL, &pp_use_speculation, true, PGC_USERSET, 0, NULL, NULL, NULL);
+}
+
+/* Settings of the administrator that take effect at once. */
+static void
+define_admin_settings(void)
+{
+	DefineCustomStringVariable("prepack.allowed_models",
+	                           "Models that may be used, comma-separated; empty: all.", NULL,
+	                           &pp_allowed_models, "", PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("prepack.speculation_max_bytes",
+	                        "Most disk space of speculative tables.", NULL,
+	                        &pp_speculation_max_bytes, 256, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MB,
+	                        NULL, NULL, NULL);
+	DefineCustomIntVariable("prepack.speculation_statement_timeout",
+	                        "Longest run of one speculative statement.", NULL,
+	                        &pp_speculation_statement_timeout, 10000, 1, INT_MAX, PGC_SUSET,
+	                        GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("prepack.speculation_ttl",
+	                        "How long an unused speculative table is kept.", NULL,
+	                        &pp_speculation_ttl, 600, 1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL, NULL,
+	                        NULL);
+	DefineCustomIntVariable("prepack.statement_token_limit",
+	                        "Most tokens one statement may use; 0: no limit.", NULL,
+	                        &pp_statement_token_limit, 0, 0, INT_MAX, PGC_SUSET, 0, NULL, NULL,
+	                        NULL);
+	DefineCustomStringVariable("prepack.test_fault", "Fault to provoke, for tests.", NULL,
+	                           &pp_test_fault, "", PGC_SUSET,
+	                           GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL,
+	                           NULL, NULL);
+	DefineCustomBoolVariable("prepack.track_prompts", "Lets prompts appear in logs and views.",
+	                         NULL, &pp_track_prompts, false, PGC_SUSET, 0, NULL, NULL, NULL);
+}
+
+/* Settings of the server's start. */
+static void
+define_server_settings(void)
+{
+	DefineCustomIntVariable("prepack.cpu_threads", "Threads of the engine; 0: one per core.", NULL,
+	                        &pp_cpu_threads, 0, 0, PP_CPU_THREADS_MAX, PGC_POSTMASTER, 0, NULL,
+	                        NULL, NULL);
+	DefineCustomStringVariable("prepack.device", "Where models run: auto, cpu, cuda:0, …", NULL,
+	                           &pp_device, "auto", PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("prepack.max_speculators", "Most speculation workers at a time.", NULL,
+	                        &pp_max_speculators, 2, 0, PP_SPECULATORS_MAX, PGC_POSTMASTER, 0, NULL,
+	                        NULL, NULL);
+	DefineCustomIntVariable("prepack.memory_limit",
+	                        "Memory for weights, keys and values; 0: 80 % of the device's.", NULL,
+	                        &pp_memory_limit, 0, 0, INT_MAX, PGC_POSTMASTER, GUC_UNIT_MB, NULL,
+	                        NULL, NULL);
+	DefineCustomStringVariable("prepack.model_directory", "Folder that models are loaded from.",
+	                           "A relative path is taken from the data directory.",
+	                           &pp_model_directory, "prepack/models", PGC_POSTMASTER,
+	                           GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+}
+
+/* Defines the settings that this moment of loading allows, and reserves the prefix. */
+void
+pp_define_gucs(bool preloading)
+{
+	define_user_settings();
+	define_admin_settings();
+	if (preloading)
+		define_server_settings();
+	MarkGUCPrefixReserved("prepack");
+}
