@@ -21,6 +21,20 @@
 #define D_HEAD_MAX  256u
 #define N_CTX_MAX   (1u << 24)
 
+/*
+ * The families. Columns: family, model_type, general.architecture, norm and where it stands,
+ *activation, RoPE base and epsilon of its own configuration class, gated MLP, norms on q and k,
+ *bias on q, k and v, adjacent RoPE pairs in GGUF.
+ *
+ * Details that have caused bugs elsewhere:
+ *	- Mistral has no architecture of its own in GGUF: it comes as "llama", with q and k reordered
+ *like it.
+ *	- Only "llama" files are reordered; all other GGUF decoders rotate (i, i + n/2), as Hugging Face
+ *does.
+ *	- Gemma 3's base is 1e6 in its full layers and 1e4 in its sliding ones.
+ *	- BERT's epsilon is 1e-12; XLM-RoBERTa's files say 1e-5, and its class 1e-12.
+ *	- The erf form of GELU is BERT's and ModernBERT's, the tanh form Gemma's.
+ */
 static const arch_family families[] = {
     {LLM_FAMILY_LLAMA, "llama", "llama", PP_NORM_RMS, LLM_NORM_PRE, PP_ACT_SILU, 1e4, 1e-6, true,
      false, false, true},
@@ -268,11 +282,13 @@ arch_begin(arch_reader *r)
 	arch->embed_scale = 1.0f;
 	arch->pos_learned = (f->family & ARCH_BERTS) != 0;
 	arch->embed_norm = !arch->decoder;
+	/* a norm after each block leaves nothing to normalise at the end */
 	arch->final_norm = f->norm_place != LLM_NORM_POST;
 	arch->attn_norm_first_absent = f->family == LLM_FAMILY_MODERNBERT;
 	arch->pooling = PP_POOL_CLS;
 	arch->n_layers =
 	    arch_need_u32(r, r->root != NULL ? "num_hidden_layers" : "block_count", LLM_LAYERS_MAX);
+	/* n_layers is bounded by now: a header cannot ask for more than its share of memory */
 	arch->attn = llm_arena_alloc(arch->arena, arch->n_layers, sizeof(pp_attn));
 	arch->rope = llm_arena_alloc(arch->arena, arch->n_layers, sizeof(pp_rope));
 	if (arch->attn == NULL || arch->rope == NULL)

@@ -64,7 +64,11 @@ read_heads(arch_reader *r)
 	arch_set_heads(r, n_heads, n_kv, d_head);
 }
 
-/* Biases and the head, by the tensors there are. */
+/*
+ * Biases and the head, by the tensors there are: the format has no keys for them. All layers must
+ * then agree with the first, which the loader checks by asking for each one's tensor and by
+ * refusing tensors left over.
+ */
 static void
 read_tensors(arch_reader *r)
 {
@@ -99,7 +103,11 @@ read_gemma(arch_reader *r)
 	}
 }
 
-/* Which layers slide, kept in attn[].window. */
+/*
+ * Which layers slide, kept in attn[].window. The pattern is the architecture's, not the file's:
+ * every second layer of Gemma 2, all but every sixth of Gemma 3. Phi-3's window is applied, as in
+ * the reference.
+ */
 static void
 read_windows(arch_reader *r)
 {
@@ -119,7 +127,8 @@ read_windows(arch_reader *r)
 			r->arch->attn[i].window = window;
 }
 
-/* Takes a tensor of per-dimension divisors. */
+/* Takes a tensor of per-dimension divisors. The mapping may be unaligned for floats, hence the
+ * copy. */
 static void
 read_divisors(arch_reader *r, const llm_tensor *t, arch_rope *rope)
 {

@@ -22,7 +22,10 @@ ends_with(const char *text, const char *end)
 	return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* The rows of a tensor under the first prefix that has it; 0 when there is none. */
+/*
+ * The rows of a tensor; 0 when there is none. The number of classes is taken from the weights:
+ * id2label is often left out, and num_labels is not written by newer versions.
+ */
 static uint32_t
 tensor_rows(const arch_reader *r, const char *name)
 {
@@ -124,7 +127,10 @@ read_sizes(arch_reader *r)
 		arch->n_ctx -= arch->pos_offset;
 }
 
-/* Query and key heads and their size. */
+/*
+ * Query and key heads and their size. head_dim is a key of its own, as n_heads · head_dim need not
+ * be hidden_size (Qwen3 0.6B: 16 · 128 against 1024).
+ */
 static void
 read_heads(arch_reader *r)
 {
@@ -151,7 +157,10 @@ read_heads(arch_reader *r)
 	arch_set_heads(r, n_heads, n_kv, d_head);
 }
 
-/* Activations, norms and biases. */
+/*
+ * Activations, norms and biases. attention_bias means all four projections here; Qwen2's bias on q,
+ * k and v alone is not in its configuration at all, but in the family's row.
+ */
 static void
 read_maths(arch_reader *r)
 {
@@ -176,7 +185,11 @@ read_maths(arch_reader *r)
 		arch->tied = arch_get_bool(r, "tie_word_embeddings", (arch->family & ARCH_GEMMAS) != 0);
 }
 
-/* What only Gemma has. */
+/*
+ * What only Gemma has. Its scale is that of query_pre_attn_scalar, not of the head; an absent
+ * softcap is not the same as null, which switches it off. The embedding's factor is not rounded to
+ * bfloat16 as the reference's is when it runs in that type: prepack computes in float.
+ */
 static void
 read_gemma(arch_reader *r)
 {
@@ -230,7 +243,10 @@ slides_by_default(arch_reader *r, uint32_t i)
 	}
 }
 
-/* The window of sliding layers; 0 when there are none. */
+/*
+ * The window of sliding layers; 0 when there are none. Qwen writes sliding_window even where
+ * use_sliding_window is false. ModernBERT's is the whole width, half of it to each side.
+ */
 static uint32_t
 read_window(arch_reader *r)
 {
@@ -317,7 +333,10 @@ read_short_factors(arch_reader *r, arch_rope *rope)
 	}
 }
 
-/* Reads one object of rope parameters, the reader standing on it (r->root). */
+/*
+ * Reads one object of rope parameters, the reader standing on it (r->root). Without "factor" it is
+ * the ratio of the two context lengths, as Phi-3 files leave it.
+ */
 static void
 read_rope_object(arch_reader *r, arch_rope *rope, double n_ctx_max)
 {
@@ -378,7 +397,7 @@ read_rope(arch_reader *r, bool sliding, pp_rope *out)
 {
 	const llm_json *root = r->root;
 	const llm_json *object = rope_object(r, sliding);
-	double n_ctx_max = r->arch->n_ctx;
+	double n_ctx_max = r->arch->n_ctx; /* before LongRoPE cuts it: the factor is a ratio to it */
 	double partial = arch_get_double(r, "partial_rotary_factor", 1.0);
 	arch_rope rope;
 
@@ -439,6 +458,8 @@ arch_read_hf(arch_reader *r)
 	if (r->status != LLM_OK)
 		return;
 	r->root = root;
+	/* first of all: a value that is not understood must not be reported as some later consequence
+	 */
 	arch_check_hf_keys(r);
 	arch_begin(r);
 	read_sizes(r);

@@ -19,7 +19,11 @@ typedef struct known_key
 	uint32_t families;
 } known_key;
 
-/* Keys that llm_arch_hf.c reads. */
+/*
+ * Keys that llm_arch_hf.c and llm_arch_pool.c read, with the families whose classes look at them. A
+ * key of another family is not read, hence refused: "sliding_window" in a llama file would have no
+ * effect in the reference either, but whoever wrote it meant something by it.
+ */
 static const known_key hf_read[] = {
     {"model_type", ARCH_ALL},
     {"architectures", ARCH_ALL},
@@ -137,7 +141,8 @@ static const char *const hf_inert[] = {
     "vocab_size_or_config_json_file",
 };
 
-/* Keys inside rope_parameters and rope_scaling. */
+/* Keys inside rope_parameters and rope_scaling. long_factor is known but unused (llm_arch_rope.c
+ * says why). */
 static const char *const hf_rope[] = {
     "attention_factor",
     "beta_fast",
@@ -188,6 +193,7 @@ static const char *const gguf_known[] = {
     "rope.scaling.type",
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
+    "tensor_data_layout",
     "token_type_count",
     "vocab_size",
 };

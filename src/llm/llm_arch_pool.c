@@ -69,7 +69,10 @@ pooling_of_flags(const llm_json *config, int *out)
 	return n_set == 1 && *out >= 0;
 }
 
-/* Reads the configuration of the Pooling step. */
+/*
+ * Reads the configuration of the Pooling step. Its folder is named by modules.json; a path that
+ * leaves the model's folder is llm_weights_json's to refuse.
+ */
 static void
 read_pooling_step(arch_reader *r, const llm_json *module)
 {

@@ -46,6 +46,7 @@ sizes_of(const llm_model *m, uint32_t max_rows)
 
 	s.wide = (uint64_t) arch->d_ff * (arch->mlp_gated ? 2 : 1);
 	s.wide2 = arch->d_ff;
+	/* heads may differ from layer to layer: the widest counts */
 	for (uint32_t i = 0; i < arch->n_layers; i++)
 	{
 		uint64_t q = (uint64_t) arch->attn[i].n_heads * arch->attn[i].d_head;
@@ -181,7 +182,10 @@ check_segments(const llm_batch *batch, llm_error *err)
 	return LLM_OK;
 }
 
-/* Checks a batch against the model and the workspace. */
+/*
+ * Checks a batch against the model and the workspace. Ids and positions index tables on the device,
+ * which checks nothing itself.
+ */
 llm_status
 forward_check_batch(const llm_workspace *ws, const llm_batch *batch, llm_error *err)
 {
@@ -205,7 +209,11 @@ forward_check_batch(const llm_workspace *ws, const llm_batch *batch, llm_error *
 	return check_segments(batch, err);
 }
 
-/* x = embeddings of the tokens, with positions, token types and a norm where the model has them. */
+/*
+ * x = embeddings of the tokens, with positions, token types and a norm where the model has them.
+ * Without types all tokens are of type 0, whose row is still added: it is a bias the model was
+ * trained with.
+ */
 static pp_result
 embed_tokens(llm_workspace *ws, const llm_batch *batch)
 {
@@ -244,7 +252,7 @@ layer_norm(const llm_workspace *ws, float *out, float *x, const float *add, cons
 	                            arch->norm_kind, arch->norm_plus_one);
 }
 
-/* delta = attention block of in. */
+/* delta = attention block of in. wide holds qkv until it is split, then what attention gives. */
 static pp_result
 run_attention(llm_workspace *ws, const llm_batch *batch, uint32_t i, const float *in)
 {
@@ -315,7 +323,8 @@ run_layer_pre(llm_workspace *ws, const llm_batch *batch, uint32_t i)
 	return result;
 }
 
-/* One layer with norms after its blocks: x is complete. */
+/* One layer with norms after its blocks: x is complete. The norm writes the sum over x first, then
+ * itself. */
 static pp_result
 run_layer_post(llm_workspace *ws, const llm_batch *batch, uint32_t i)
 {
@@ -387,7 +396,11 @@ forward_final_norm(const llm_workspace *ws, float *out, float *x, const float *d
 	return layer_norm(ws, out, x, delta, ws->m->final_norm_w, ws->m->final_norm_b, n);
 }
 
-/* Runs the layers, keeps the normed rows that were asked for. */
+/*
+ * Runs the layers, keeps the normed rows that were asked for. Rows are gathered before the last
+ * addition and the final norm: both touch a row alone, so which others were asked for changes no
+ * bit.
+ */
 llm_status
 llm_forward_decode(llm_workspace *ws, const llm_batch *batch, llm_error *err)
 {

@@ -149,7 +149,10 @@ load_vector(loader *ld, model_slot slot, uint32_t layer, const char *suffix, uin
 	return load_floats(ld, &(part){slot, n}, 1, layer, suffix, 0);
 }
 
-/* Stacks parts into one matrix. NULL in a dry walk and on failure. */
+/*
+ * Stacks parts into one matrix. NULL in a dry walk and on failure. The parts keep their own block
+ * types: "Q4_K_M" files store v in another than q and k.
+ */
 static pp_matrix *
 load_matrix(loader *ld, const part *parts, uint32_t n_parts, uint32_t layer, uint32_t n_cols,
             pp_precision precision)
@@ -186,7 +189,10 @@ load_norm(loader *ld, model_slot slot, uint32_t layer, float **weight, float **b
 		*bias = load_vector(ld, slot, layer, ".bias", arch->d_model);
 }
 
-/* Attention's matrices: three tensors, or one that holds all rows. */
+/*
+ * Attention's matrices: three tensors, or one that holds all rows (Phi-3, ModernBERT): q, then k,
+ * then v, which is the order of the fused op too.
+ */
 static void
 load_attention(loader *ld, uint32_t i, llm_layer *layer)
 {
@@ -214,7 +220,10 @@ load_attention(loader *ld, uint32_t i, llm_layer *layer)
 		layer->attn_out_bias = load_vector(ld, SLOT_ATTN_OUT, i, ".bias", arch->d_model);
 }
 
-/* The MLP's matrices: gate and up apart, both in one tensor, or up alone. */
+/*
+ * The MLP's matrices: gate and up apart, both in one tensor, or up alone. In the fused forms the
+ * activated half comes first, in ModernBERT's Wi as in Phi-3's gate_up_proj.
+ */
 static void
 load_mlp(loader *ld, uint32_t i, llm_layer *layer)
 {
@@ -272,7 +281,10 @@ load_embeddings(loader *ld)
 		load_norm(ld, SLOT_EMBED_NORM, 0, &m->embed_norm_w, &m->embed_norm_b);
 }
 
-/* What stands behind the layers: final norm, language model head or classifier. */
+/*
+ * What stands behind the layers: final norm, language model head or classifier. A native table can
+ * be looked up and multiplied by alike, so a tied head is then the table itself.
+ */
 static void
 load_heads(loader *ld)
 {
@@ -332,7 +344,10 @@ check_leftovers(loader *ld)
 	}
 }
 
-/* Checks, then loads the weights. */
+/*
+ * Checks, then loads the weights. What has been created when a later step fails is in m, and
+ * llm_model_free takes it from there.
+ */
 static llm_status
 load_weights(llm_model *m, llm_error *err)
 {

@@ -19,6 +19,12 @@ struct model_names
 	const char *names[SLOT_COUNT];
 };
 
+/*
+ * The schemes. Two names mean different things in different families, which is why Gemma has a
+ * table of its own: post_attention_layernorm is the norm before the MLP in Llama's line, and the
+ * one after attention in Gemma's. In BERT files "LayerNorm" of attention.output and of output stand
+ * after their blocks.
+ */
 static const model_names schemes[] = {
     {LLM_FORMAT_HF,
      ARCH_DECODERS & ~ARCH_GEMMAS,
@@ -168,7 +174,10 @@ model_name(const model_names *names, const char *prefix, model_slot slot, uint32
 	return n > 0 && n < MODEL_NAME_MAX;
 }
 
-/* The first scheme that fits; the prefix is where the embeddings are. */
+/*
+ * The first scheme that fits. The prefix is where the embeddings are: checkpoints of a bare body
+ * have none, those with a head put the body under a name.
+ */
 const model_names *
 model_names_of(const llm_weights *w, const llm_arch *arch, const char **prefix)
 {
@@ -193,7 +202,10 @@ model_names_of(const llm_weights *w, const llm_arch *arch, const char **prefix)
 	return NULL;
 }
 
-/* Tensors that other tasks or the readers of the metadata use. */
+/*
+ * Tensors that other tasks or the readers of the metadata use. Anything else that no slot asked for
+ * is refused by the loader, as a bias or an adapter that goes unread would give plausible nonsense.
+ */
 bool
 model_name_is_inert(const llm_arch *arch, const char *name)
 {
