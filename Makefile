@@ -30,17 +30,17 @@ LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_gr
                 llm_sample llm_stop llm_vocab_trie
 LLM_ENGINE    = llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate
-KERNELS_REF   =
+KERNELS_REF   = matmul_ref norm_ref activate_ref rope_ref attention_ref pool_ref
 
 # What only the process has: the server loop, the command line. May print and exit.
 LLM_PROGRAM   =
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_arch test_draft test_forward test_gguf test_grammar test_json test_kv \
-                test_label test_models test_pack test_packed test_prompt test_quant \
-                test_safetensors test_sample test_sched test_sched_load test_sim test_stop \
-                test_weights
+TESTS         = test_alloc test_arch test_cpu_attn test_cpu_ops test_draft test_forward test_gguf \
+                test_grammar test_json test_kv test_label test_models test_pack test_packed \
+                test_prompt test_quant test_safetensors test_sample test_sched test_sched_load \
+                test_sim test_stop test_thread test_weights
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors
 BENCHES       = bench_ops
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \

@@ -1,0 +1,30 @@
+/*
+ * ref.h: plain references of the ops in double, one a file; what tests hold backends against.
+ *
+ * The contracts are those of kernels.h, on host memory in float; everything between is double, in
+ * the plainest order. Attention takes keys and values of whole sequences instead of pages.
+ */
+#ifndef REF_H
+#define REF_H
+
+#include "../kernels.h"
+
+void matmul_ref(double *out, const float *x, const float *w, const float *bias, size_t n_tokens,
+                size_t n_rows, size_t n_cols);
+void norm_ref(double *out, const float *x, const float *add, const float *w, const float *b,
+              size_t n_tokens, size_t d, double eps, pp_norm_kind kind, bool plus_one);
+void activate_ref(double *out, const float *x, size_t n_tokens, size_t f, pp_act_kind act,
+                  bool gated);
+double softcap_ref(double x, double cap);
+/* One head[d] at a position, in place. */
+void rope_ref(double *head, const pp_rope *rope, uint32_t pos);
+/*
+ * One segment: q[n_new, H, Dh]; k and v [n_past + n_new, Hkv, Dh] of all slots; parent as in
+ * pp_segment; out[n_new, H, Dh].
+ */
+void attention_ref(double *out, const float *q, const float *k, const float *v, uint32_t n_new,
+                   uint32_t n_past, const int32_t *parent, const pp_attn *attn);
+void pool_ref(double *out, const float *x, size_t n_tokens, size_t d, int pooling, bool l2);
+double logsumexp_ref(const float *x, size_t n);
+
+#endif /* REF_H */
