@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "../src/llm/llm_arch.h"
+#include "../src/llm/llm_model_internal.h"
 #include "model_fixture.h"
 
 #define MODELS "test/data/models/"
@@ -340,6 +341,85 @@ test_tensors(void)
 	pp_cpu_destroy(be);
 }
 
+/* The chat template of the scratch folder must be text (NULL: none). */
+static void
+check_template(const char *text)
+{
+	llm_weights *w = NULL;
+	llm_error err = {0};
+	char *got = NULL;
+	size_t bytes = 0;
+
+	REQUIRE(llm_weights_open(dir, &w, &err) == LLM_OK);
+	CHECK_MSG(model_chat_template(w, &got, &bytes, &err) == LLM_OK, "%s", err.message);
+	if (text == NULL)
+		CHECK(got == NULL && bytes == 0);
+	else
+		CHECK(got != NULL && bytes == strlen(text) && strcmp(got, text) == 0);
+	llm_free(got);
+	llm_weights_close(w);
+}
+
+static void
+test_chat_template(void)
+{
+	static const char plain[] = "{\"chat_template\": \"A{{x}}\"}";
+	static const char named[] = "{\"chat_template\": [{\"name\": \"tool\", \"template\": \"T\"}, "
+	                            "{\"name\": \"default\", \"template\": \"D\"}]}";
+	llm_arch arch;
+	llm_error err;
+	char path[96];
+
+	REQUIRE(read_changed("llama", NULL, NULL, &arch, &err) == LLM_OK);
+	llm_arch_free(&arch);
+	REQUIRE(put("tokenizer_config.json", "{}", 2));
+	check_template(NULL);
+	REQUIRE(put("tokenizer_config.json", plain, sizeof(plain) - 1));
+	check_template("A{{x}}");
+	REQUIRE(put("tokenizer_config.json", named, sizeof(named) - 1));
+	check_template("D");
+	REQUIRE(put("chat_template.jinja", "J\n", 2)); /* newer, so it counts before the other */
+	check_template("J\n");
+	snprintf(path, sizeof(path), "%s/chat_template.jinja", dir);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/tokenizer_config.json", dir);
+	unlink(path);
+}
+
+/* The frequencies of each scaling, against values worked out by hand. */
+static void
+test_frequencies(void)
+{
+	llm_arch arch;
+	llm_error err;
+	const float *f;
+
+	/* llama3, 8 dims: waves of 6, 63, 628, 6283 tokens; kept below 32/4, divided by 8 above 32/1 */
+	REQUIRE(read_changed("llama", NULL, NULL, &arch, &err) == LLM_OK);
+	f = arch.rope[0].inv_freq;
+	CHECK(f[0] == 1.0f && fabsf(f[1] - 0.1f / 8) < 1e-8f && fabsf(f[3] - 0.001f / 8) < 1e-9f);
+	CHECK(arch.rope[0].mscale == 1.0f);
+	llm_arch_free(&arch);
+	/* linear by 2, base 5000, 16 dims */
+	REQUIRE(read_changed("llama-bias", NULL, NULL, &arch, &err) == LLM_OK);
+	f = arch.rope[0].inv_freq;
+	CHECK(f[0] == 0.5f && fabsf(f[4] - 0.5f / sqrtf(5000.0f)) < 1e-8f);
+	llm_arch_free(&arch);
+	/* yarn by 4: the temperature is 0.1 ln 4 + 1; the fastest dimension is kept, the slowest
+	 * divided */
+	REQUIRE(read_changed("qwen2-yarn", NULL, NULL, &arch, &err) == LLM_OK);
+	f = arch.rope[0].inv_freq;
+	CHECK(fabsf(arch.rope[0].mscale - 1.1386294f) < 1e-6f);
+	CHECK(f[0] == 1.0f && fabsf(f[3] - 0.001f / 4) < 1e-9f);
+	llm_arch_free(&arch);
+	/* longrope, 6 dims: short factors, √(1 + ln 2 / ln 32) */
+	REQUIRE(read_changed("phi3", NULL, NULL, &arch, &err) == LLM_OK);
+	f = arch.rope[0].inv_freq;
+	CHECK(f[0] == 1.0f && fabsf(f[1] - 0.0464159f / 1.1f) < 1e-7f);
+	CHECK(fabsf(arch.rope[0].mscale - 1.0954451f) < 1e-6f);
+	llm_arch_free(&arch);
+}
+
 /* Loads and runs with every allocation failing in turn: a status, no crash, nothing kept. */
 static void
 check_out_of_memory(const char *path)
@@ -444,6 +524,8 @@ main(void)
 	RUN(pooling);
 	RUN(gguf);
 	RUN(tensors);
+	RUN(chat_template);
+	RUN(frequencies);
 	RUN(out_of_memory);
 	RUN(batches);
 	clean();

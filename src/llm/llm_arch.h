@@ -49,7 +49,7 @@ typedef enum llm_norm_place
 typedef enum llm_model_kind
 {
 	LLM_KIND_GENERATE, /* a decoder with a language model head */
-	LLM_KIND_EMBED,    /* an encoder (or decoder) whose hidden states are pooled */
+	LLM_KIND_EMBED,    /* an encoder whose hidden states are pooled */
 	LLM_KIND_RERANK    /* an encoder with a sequence classification head */
 } llm_model_kind;
 
