@@ -420,8 +420,8 @@ REVOKE EXECUTE ON FUNCTION prepack.log_likelihood(text[], text[], text) FROM PUB
 -- Models and administration
 -- ---------------------------------------------------------------------------------------------
 
--- Registered models. Rows of users are dumped; the built-in ones come with the script. Read through the view models; written
--- by the functions below only.
+-- Registered models. Rows of users are dumped; the built-in ones come with the script. Read
+-- through the view models, written by the functions below only.
 CREATE TABLE prepack.model_registry (
     name text PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 63),
     path text NOT NULL,
@@ -435,3 +435,188 @@ CREATE UNIQUE INDEX model_registry_default ON prepack.model_registry (kind) WHER
 REVOKE ALL ON prepack.model_registry FROM PUBLIC;
 INSERT INTO prepack.model_registry (name, path, kind, builtin) VALUES ('dummy', '', 'dummy', true);
 SELECT pg_catalog.pg_extension_config_dump('prepack.model_registry', 'WHERE NOT builtin');
+
+CREATE FUNCTION prepack.register_model(name text, path text, options jsonb DEFAULT '{}')
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_register_model';
+COMMENT ON FUNCTION prepack.register_model(text, text, jsonb) IS
+    'makes a model file or folder under prepack.model_directory known by a name; options: {"kind": "generate"|"embed"|"rerank"}';
+REVOKE EXECUTE ON FUNCTION prepack.register_model(text, text, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION prepack.drop_model(name text)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_drop_model';
+COMMENT ON FUNCTION prepack.drop_model(text) IS 'forgets a registered model; its file stays';
+REVOKE EXECUTE ON FUNCTION prepack.drop_model(text) FROM PUBLIC;
+
+CREATE FUNCTION prepack.set_default_model(name text, kind text DEFAULT 'generate')
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_set_default_model';
+COMMENT ON FUNCTION prepack.set_default_model(text, text) IS
+    'makes a model the one that calls of its kind use when nothing else is said';
+REVOKE EXECUTE ON FUNCTION prepack.set_default_model(text, text) FROM PUBLIC;
+
+CREATE FUNCTION prepack.load_model(name text, OUT model text, OUT loaded boolean, OUT bytes bigint)
+RETURNS record LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_load_model';
+COMMENT ON FUNCTION prepack.load_model(text) IS 'loads a model into the engine now rather than at its first call';
+REVOKE EXECUTE ON FUNCTION prepack.load_model(text) FROM PUBLIC;
+
+CREATE FUNCTION prepack.unload_model(name text)
+RETURNS boolean LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_unload_model';
+COMMENT ON FUNCTION prepack.unload_model(text) IS
+    'takes a model out of the engine and frees its memory; its running calls fail';
+REVOKE EXECUTE ON FUNCTION prepack.unload_model(text) FROM PUBLIC;
+
+CREATE FUNCTION prepack.wait_until_ready(timeout interval DEFAULT '1 min')
+RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_wait_until_ready';
+COMMENT ON FUNCTION prepack.wait_until_ready(interval) IS
+    'waits until the engine answers; false when the time is over';
+
+CREATE FUNCTION prepack.restart_engine()
+RETURNS boolean LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_restart_engine';
+COMMENT ON FUNCTION prepack.restart_engine() IS 'restarts the engine; running calls of all sessions fail';
+REVOKE EXECUTE ON FUNCTION prepack.restart_engine() FROM PUBLIC;
+
+CREATE FUNCTION prepack.prewarm(instruction text, model text DEFAULT NULL)
+RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_prewarm';
+COMMENT ON FUNCTION prepack.prewarm(text, text) IS
+    'computes the prefix of an instruction ahead and pins it; returns its number of tokens';
+REVOKE EXECUTE ON FUNCTION prepack.prewarm(text, text) FROM PUBLIC;
+
+CREATE FUNCTION prepack.library_version()
+RETURNS text LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'pp_version';
+COMMENT ON FUNCTION prepack.library_version() IS 'the version of the loaded library';
+CREATE FUNCTION prepack.version(OUT library text, OUT sql text)
+RETURNS record LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT prepack.library_version(), e.extversion
+    FROM pg_catalog.pg_extension e WHERE e.extname OPERATOR(pg_catalog.=) 'prepack'
+$$;
+COMMENT ON FUNCTION prepack.version() IS 'the versions of the library and of the installed script';
+
+-- Grants what calls need; with admin also what administration needs. Runs with the caller's own
+-- rights: only the extension's owner, a superuser or a role with grant options can grant.
+CREATE FUNCTION prepack.grant_usage(role regrole, admin boolean DEFAULT false)
+RETURNS void LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    f record;
+BEGIN
+    EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA prepack TO %s', role);
+    FOR f IN
+        SELECT p.oid::pg_catalog.regprocedure AS signature
+        FROM pg_catalog.pg_proc p
+        JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) p.oid
+            AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+            AND d.deptype OPERATOR(pg_catalog.=) 'e'
+        JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
+            AND e.extname OPERATOR(pg_catalog.=) 'prepack'
+        WHERE admin OR p.proname OPERATOR(pg_catalog.<>) ALL (ARRAY[
+            'register_model', 'drop_model', 'set_default_model', 'load_model', 'unload_model',
+            'restart_engine', 'prewarm', 'grant_usage', 'pg_stat_prepack_reset']::pg_catalog.name[])
+    LOOP
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s', f.signature, role);
+    END LOOP;
+    IF admin THEN
+        EXECUTE pg_catalog.format(
+            'GRANT SELECT, INSERT, UPDATE, DELETE ON prepack.model_registry TO %s', role);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION prepack.grant_usage(regrole, boolean) IS
+    'lets a role use the functions over text; with admin also manage models and the engine';
+REVOKE EXECUTE ON FUNCTION prepack.grant_usage(regrole, boolean) FROM PUBLIC;
+
+-- ---------------------------------------------------------------------------------------------
+-- Views
+-- ---------------------------------------------------------------------------------------------
+
+CREATE FUNCTION prepack.engine_status(
+    OUT state text, OUT engine_pid int, OUT device text, OUT memory_used bigint,
+    OUT memory_limit bigint, OUT queue_depth int, OUT started_at timestamptz,
+    OUT restarts bigint, OUT last_error text
+) RETURNS record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_status';
+COMMENT ON FUNCTION prepack.engine_status() IS 'what the view prepack.status shows';
+
+CREATE VIEW prepack.status AS SELECT * FROM prepack.engine_status();
+COMMENT ON VIEW prepack.status IS 'the engine: one row';
+
+CREATE FUNCTION prepack.engine_models(
+    OUT path text, OUT architecture text, OUT parameters bigint, OUT quantisation text,
+    OUT context int, OUT bytes bigint, OUT kv_bytes bigint, OUT digest text
+) RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_engine_models';
+COMMENT ON FUNCTION prepack.engine_models() IS 'the models that the engine has loaded';
+
+CREATE VIEW prepack.models AS
+SELECT r.name, r.kind, e.architecture, e.parameters, e.quantisation, e.context,
+    e.path IS NOT NULL OR r.kind OPERATOR(pg_catalog.=) 'dummy' AS loaded,
+    e.bytes, e.kv_bytes, e.digest, r.is_default, r.path
+FROM prepack.model_registry r
+LEFT JOIN prepack.engine_models() e ON e.path OPERATOR(pg_catalog.=) r.path;
+COMMENT ON VIEW prepack.models IS 'registered models, and what the engine says of the loaded ones';
+
+CREATE FUNCTION prepack.engine_queue(
+    OUT pid int, OUT userid oid, OUT function text, OUT model text, OUT state text,
+    OUT row_count bigint, OUT rows_done bigint, OUT tokens bigint, OUT wait_ms float8, OUT run_ms float8
+) RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_engine_queue';
+COMMENT ON FUNCTION prepack.engine_queue() IS 'what the view prepack.queue shows';
+
+CREATE VIEW prepack.queue AS
+SELECT q.pid, pg_catalog.pg_get_userbyid(q.userid) AS "user", q.function, q.model, q.state,
+    q.row_count AS rows, q.rows_done, q.tokens, q.wait_ms, q.run_ms
+FROM prepack.engine_queue() q;
+COMMENT ON VIEW prepack.queue IS
+    'running and waiting requests: one''s own, or all for members of pg_read_all_stats';
+
+CREATE FUNCTION prepack.engine_prefixes(
+    OUT model text, OUT tokens int, OUT hits bigint, OUT pinned boolean, OUT last_used bigint
+) RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_engine_prefixes';
+COMMENT ON FUNCTION prepack.engine_prefixes() IS 'what the view prepack.prefixes shows';
+
+CREATE VIEW prepack.prefixes AS SELECT * FROM prepack.engine_prefixes();
+COMMENT ON VIEW prepack.prefixes IS 'prefixes that the engine keeps for the current role';
+
+CREATE FUNCTION prepack.pg_stat_prepack(
+    OUT userid oid, OUT dbid oid, OUT queryid bigint, OUT function text, OUT model text,
+    OUT calls bigint, OUT rows bigint, OUT errors bigint, OUT cancels bigint,
+    OUT prompt_tokens bigint, OUT shared_prefix_tokens bigint, OUT padding_avoided_tokens bigint,
+    OUT output_tokens bigint, OUT queue_ms float8, OUT prefill_ms float8, OUT decode_ms float8,
+    OUT stats_since timestamptz
+) RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_stat_prepack';
+COMMENT ON FUNCTION prepack.pg_stat_prepack() IS 'what the view prepack.pg_stat_prepack shows';
+
+CREATE VIEW prepack.pg_stat_prepack AS SELECT * FROM prepack.pg_stat_prepack();
+COMMENT ON VIEW prepack.pg_stat_prepack IS
+    'calls by user, database, query, function and model; joins to pg_stat_statements by queryid';
+
+CREATE FUNCTION prepack.pg_stat_prepack_info(OUT dealloc bigint, OUT stats_reset timestamptz)
+RETURNS record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_stat_prepack_info';
+COMMENT ON FUNCTION prepack.pg_stat_prepack_info() IS 'what the view prepack.pg_stat_prepack_info shows';
+
+CREATE VIEW prepack.pg_stat_prepack_info AS SELECT * FROM prepack.pg_stat_prepack_info();
+COMMENT ON VIEW prepack.pg_stat_prepack_info IS
+    'how often entries were dropped for room, and since when the counters run';
+
+CREATE FUNCTION prepack.pg_stat_prepack_reset()
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_stat_prepack_reset';
+COMMENT ON FUNCTION prepack.pg_stat_prepack_reset() IS 'forgets the counters';
+REVOKE EXECUTE ON FUNCTION prepack.pg_stat_prepack_reset() FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA prepack TO PUBLIC;
+GRANT SELECT ON prepack.status, prepack.models, prepack.queue, prepack.prefixes,
+    prepack.pg_stat_prepack, prepack.pg_stat_prepack_info TO PUBLIC;

@@ -1,8 +1,8 @@
 /*
  * batch_plan.c: puts Prepack Batch nodes into finished plans.
  *
- * The planner hook runs after set_plan_references: Vars of a node above a scan or join are OUTER_VAR
- * already, and what we add is made in that final form. Two operations do everything:
+ * The planner hook runs after set_plan_references: Vars of a node above a scan or join are
+ * OUTER_VAR already, and what we add is made in that final form. Two operations do everything:
  *
  * Split above: a node whose target list or movable quals hold calls gives up both. It returns the
  * leaves they need (Vars, aggregates, …), and Batch nodes stacked on it make the calls, filter and
@@ -11,10 +11,10 @@
  * Insert below: calls in the arguments of aggregates, window functions and set-returning functions
  * get their columns from Batch nodes between the node and its outer plan.
  *
- * Each call qual gets a Batch node of its own, in the planner's order (cheapest first), so that later
- * ones see survivors only. Nested calls take one node a level. What is not recognised stays as it is
- * and runs row by row: slower, never wrong. That holds for ON conditions of outer joins, hash and
- * merge clauses, and calls in index conditions.
+ * Each call qual gets a Batch node of its own, in the planner's order (cheapest first), so that
+ * later ones see survivors only. Nested calls take one node a level. What is not recognised stays
+ * as it is and runs row by row: slower, never wrong. That holds for ON conditions of outer joins,
+ * hash and merge clauses, and calls in index conditions.
  *
  * The tree comes fresh from the planner: it is changed in place before anybody else sees it.
  */

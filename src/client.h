@@ -126,6 +126,18 @@ extern void pp_row_check(const PpJob *job, const PpRow *row);
  */
 extern bool pp_client_probe(int *stalled_ms);
 
+/* What the engine says of itself, for the view status. */
+typedef struct PpEngineInfo
+{
+	char device[32];
+	int64 memory_used; /* weights, keys and values in use, scratch */
+	int64 memory_limit;
+	int queue_depth; /* sequences waiting or running */
+} PpEngineInfo;
+
+/* False when the engine does not answer. */
+extern bool pp_client_engine_info(PpEngineInfo *info);
+
 /* errors.c: raises engine status as an error: SQLSTATE, message, DETAIL, HINT by its kind. */
 extern void pp_raise(int status, const char *message) pg_attribute_noreturn();
 
