@@ -181,8 +181,8 @@ typedef struct pp_ops
 	                            uint32_t n_cols, pp_precision precision);
 	void (*matrix_destroy)(pp_backend *be, pp_matrix *m);
 
-	/* out[T, d] = table row ids[t] · scale. ids are valid. A table made with PP_PREC_NATIVE reads its
-	 * parts' memory, which must stay mapped. */
+	/* out[T, d] = table row ids[t] · scale. ids are valid. A table made with PP_PREC_NATIVE reads
+	 * its parts' memory, which must stay mapped. */
 	pp_result (*embed)(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t *ids,
 	                   uint32_t n_tokens, float scale);
 	/* x[T, d] += table[idx[t], d]; a float table on the device (learned positions, token types). */

@@ -28,7 +28,9 @@ row_of(const pp_attn *a)
 	return (a->n_heads + 2 * (size_t) a->n_kv_heads) * a->d_head;
 }
 
-/* Makes a sequence of n random tokens whose pages begin at first_page, in steps that shuffle them. */
+/*
+ * Makes a sequence of n random tokens whose pages begin at first_page, in steps that shuffle them.
+ */
 static sequence
 make_sequence(const pp_attn *attn, uint32_t n, uint32_t first_page, uint64_t seed)
 {

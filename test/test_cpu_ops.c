@@ -1,7 +1,7 @@
 /*
- * test_cpu_ops.c: the ops that treat rows by themselves and the matrix products, on every instruction
- * set of this machine, against the references in double: errors, guard bands, and bits that depend
- * on nothing but the row.
+ * test_cpu_ops.c: the ops that treat rows by themselves and the matrix products, on every
+ * instruction set of this machine, against the references in double: errors, guard bands, and bits
+ * that depend on nothing but the row.
  */
 #include "cpu_fixture.h"
 #include "llm_alloc.h"
@@ -56,7 +56,8 @@ plain_i8_error(const float *x, const float *w, uint32_t t, uint32_t n, uint32_t 
 
 /*
  * The error that a product may have: of float sums, or twice that of plain int8 code. Even noise is
- * what rotation cannot help: its sums reach 4 deviations where it reached √3, so 2.3 times the step.
+ * what rotation cannot help: its sums reach 4 deviations where it reached √3, so 2.3 times the
+ * step.
  */
 static double
 product_bound(pp_precision precision, const float *x, const float *w, uint32_t t, uint32_t n,
@@ -160,7 +161,9 @@ test_matmul_invariance(void)
 	pp_cpu_destroy(be);
 }
 
-/* One column a hundred times the others: rotation keeps the others' digits, plain int8 loses them. */
+/*
+ * One column a hundred times the others: rotation keeps the others' digits, plain int8 loses them.
+ */
 static void
 test_matmul_outlier(void)
 {

@@ -1,5 +1,6 @@
 /*
- * test_thread.c: the pool gives every item out once, whatever the sizes, and survives a failed start.
+ * test_thread.c: the pool gives every item out once, whatever the sizes, and survives a failed
+ * start.
  */
 #include <stdatomic.h>
 #include <time.h>

@@ -1,6 +1,7 @@
 /*
  * norm_ref.c: RMSNorm (arXiv 1910.07467) and LayerNorm (arXiv 1607.06450) with the residual added
- * first; add and b may be NULL. The sum of the residual is rounded to float, as a backend stores it.
+ * first; add and b may be NULL. The sum of the residual is rounded to float, as a backend stores
+ * it.
  */
 #include <math.h>
 

@@ -3,10 +3,10 @@
  *
  * An item walks its pages in steps of four (128 slots, aligned to slot 0): scores of 32 rows by 128
  * slots on tiles, one round of online softmax (arXiv 1805.02867) in AVX-512, then the weighted sum
- * of V on tiles. K and V pages are stored so that they load as tiles as they are. Within a tile every
- * row is computed by itself, steps stand at absolute slots, and slots that a row does not see weigh
- * exactly 0: so a row's bits do not depend on the rows beside it, and a single decoding row runs the
- * same instructions as a row of a long prompt.
+ * of V on tiles. K and V pages are stored so that they load as tiles as they are. Within a tile
+ * every row is computed by itself, steps stand at absolute slots, and slots that a row does not see
+ * weigh exactly 0: so a row's bits do not depend on the rows beside it, and a single decoding row
+ * runs the same instructions as a row of a long prompt.
  */
 #include "llm_cpu_attn.h"
 
@@ -264,7 +264,9 @@ soften_step(const llm_attn_pass *pass, const llm_attn_item *item, const amx_step
 	}
 }
 
-/* V of a page with the slots from n_slots on zero: what they held may be NaN, and 0 · NaN is NaN. */
+/*
+ * V of a page with the slots from n_slots on zero: what they held may be NaN, and 0 · NaN is NaN.
+ */
 static const uint16_t *
 trim_page(amx_rows *rows, const uint16_t *v, size_t d, uint32_t n_slots)
 {

@@ -2,9 +2,9 @@
  * llm_cpu_i8.c: int8 products with AVX-512 VNNI and with AMX tiles.
  *
  * Both read the same panels as the plain loop (llm_cpu_matrix.h) and add up exact integers, so the
- * three agree bit for bit; the scaling back repeats llm_i8_value's operations in vectors and is done
- * while the sums are in registers or the first cache, which is why there is code of our own here: a
- * library call would write 4 bytes a sum to memory and read them back.
+ * three agree bit for bit; the scaling back repeats llm_i8_value's operations in vectors and is
+ * done while the sums are in registers or the first cache, which is why there is code of our own
+ * here: a library call would write 4 bytes a sum to memory and read them back.
  */
 #include "llm_cpu_i8.h"
 

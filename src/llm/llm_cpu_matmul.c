@@ -1,8 +1,8 @@
 /*
  * llm_cpu_matmul.c: matrix products: how they are cut into blocks and spread over threads.
  *
- * int8: a row x of activations is rotated as the weights are (llm_cpu_weights.c says why), becomes u8
- * with one scale, is multiplied with the int8 rows of W in
+ * int8: a row x of activations is rotated as the weights are (llm_cpu_weights.c says why), becomes
+ * u8 with one scale, is multiplied with the int8 rows of W in
  * exact integers, and the sums are scaled back; so a result depends on nothing but its own row, and
  * all instruction sets agree. float: sums run over k in order for every output.
  *

@@ -115,7 +115,7 @@ V(exp)(v16f x)
 	p = p * r + V(splat)(1.0f);
 	/* the low bits of t are n and the constant's own leave by the shift; the limits below keep the
 	 * exponent in range */
-	p = (v16f) ((v16i) p + ((v16i) t << 23));
+	p = (v16f) ((v16u) p + ((v16u) t << 23));
 	p = V(choose)(x < V(splat)(-87.3f), V(splat)(0.0f), p);
 	p = V(choose)(x > V(splat)(88.722f), V(splat)(__builtin_inff()), p);
 	return V(choose)(x != x, x, p);
@@ -413,7 +413,9 @@ V(k_logsumexp)(const float *x, size_t n)
 	return (float) ((double) max + __builtin_log(sum));
 }
 
-/* One stage inside a vector: lanes are paired with partner, and the upper one of a pair subtracts. */
+/*
+ * One stage inside a vector: lanes are paired with partner, and the upper one of a pair subtracts.
+ */
 #define HADAMARD_STAGE(v, upper, ...) \
 	((v16f) ((v16i) (v) ^ (upper)) + __builtin_shufflevector(v, v, __VA_ARGS__))
 
