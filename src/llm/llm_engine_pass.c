@@ -330,9 +330,13 @@ llm_slot_step(llm_engine *e, llm_slot *slot)
 	else if (status == LLM_OK && (status = llm_forward_decode(slot->ws, &batch, &err)) == LLM_OK)
 		status = give_results(e, slot, outs, n, &err);
 	share_time(outs, n, batch.n_tokens, llm_now_ms() - start);
-	if (status != LLM_OK)
+	if (status == LLM_OK)
+		llm_sched_done(slot->sched);
+	else
+	{
 		fail_pass(e, slot, outs, n, &err);
-	llm_sched_done(slot->sched);
+		llm_sched_abandon(slot->sched);
+	}
 	llm_pin_computed(slot);
 	pthread_mutex_lock(&e->inbox_mutex);
 	e->stats.n_tokens += batch.n_tokens;
