@@ -241,10 +241,10 @@ typedef struct pp_ops
 
 	/*
 	 * KV pages. kv_create makes one pool for a model: n_pages pages of page_tokens tokens for every
-	 * layer (layers may differ in shape: attn[n_layers]); the precision also rules the keys and
-	 * values of passes that are not causal, so an encoder makes a pool of 0 pages. kv_copy copies
-	 * the first n_slots of page src to page dst in all layers (copy on write of a shared tail).
-	 * kv_clear zeroes a page before another role may own it.
+	 * layer (layers may differ in shape: attn[n_layers]). PP_PREC_F32 keeps keys and values in
+	 * float, the others in bf16; encoders, which have no pool, go by the precision of their
+	 * matrices. kv_copy copies the first n_slots of page src to page dst in all layers (copy on
+	 * write of a shared tail). kv_clear zeroes a page before another role may own it.
 	 */
 	uint32_t (*kv_page_tokens)(pp_backend *be);
 	uint64_t (*kv_page_bytes)(pp_backend *be, const pp_attn *attn, uint32_t n_layers,

@@ -78,6 +78,7 @@ typedef struct llm_cpu
 	llm_cpu_buffer scratch[N_SCRATCH];
 	llm_cpu_rope_table tables[LLM_CPU_N_TABLES];
 	uint32_t n_tables;
+	uint32_t n_int8; /* matrices of that precision: without a pool, they make passes bf16 */
 	uint64_t bytes_weights;
 	uint64_t bytes_alloc;
 } llm_cpu;

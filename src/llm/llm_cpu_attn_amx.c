@@ -45,6 +45,7 @@ typedef struct amx_step
 	const uint16_t *v[STEP_PAGES];
 	bool all_visible[STEP_PAGES];
 	uint32_t first_page;
+	uint32_t n_pages; /* up to the last one that is not NULL */
 } amx_step;
 
 /* The palette: 8 tiles of 16 rows of 64 bytes. */
@@ -69,7 +70,10 @@ llm_attn_amx_bytes(const llm_attn_pass *pass)
 	return sizeof(amx_rows);
 }
 
-/* 2^x: a polynomial of degree 5 on |r| <= 1/2 (minimax, 1.5e-7), exactly 1 at 0. */
+/*
+ * 2^x: a polynomial of degree 5 on |r| <= 1/2 (minimax, 1.5e-7), exactly 1 at 0. x is held above −125,
+ * since a result that underflows costs the processor some hundred cycles.
+ */
 INLINE __m512
 exp2_lanes(__m512 x)
 {
@@ -77,7 +81,7 @@ exp2_lanes(__m512 x)
 	__m512 r;
 	__m512 p = _mm512_set1_ps(1.32765e-3f);
 
-	x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x); /* keeps NaN, which stands second */
+	x = _mm512_max_ps(_mm512_set1_ps(-125.0f), x); /* keeps NaN, which stands second */
 	n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 	r = _mm512_sub_ps(x, n);
 	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.67554e-3f));
@@ -179,57 +183,94 @@ weigh_step(amx_rows *rows, const amx_step *step, size_t d, uint32_t n_tiles)
 	}
 }
 
-/* The softmax round of one row: weights, sum, and the old output scaled to the new maximum. */
-INLINE void
-soften_row(const llm_attn_pass *pass, amx_rows *rows, uint32_t r, const uint32_t *visible)
+/* The scores of a row in the domain of 2^x, those not visible −infinity. */
+INLINE __m512
+read_scores(const pp_attn *attn, const float *score, __mmask16 visible)
 {
-	const float softcap = pass->attn->softcap;
-	const __m512 scale = _mm512_set1_ps(softcap > 0.0f ? 1.0f : pass->attn->scale * LOG2_E);
 	const __m512 low = _mm512_set1_ps(-INFINITY);
+	__m512 s = _mm512_load_ps(score);
+
+	if (attn->softcap <= 0.0f)
+		return _mm512_mask_mul_ps(low, visible, s, _mm512_set1_ps(attn->scale * LOG2_E));
+	s = softcap_lanes(_mm512_mul_ps(s, _mm512_set1_ps(attn->scale)), attn->softcap);
+	return _mm512_mask_mul_ps(low, visible, s, _mm512_set1_ps(LOG2_E));
+}
+
+/* Scales what a row has so far to its new maximum. */
+INLINE void
+raise_max(amx_rows *rows, uint32_t r, size_t d, float max)
+{
+	const __m512 alpha = exp2_lanes(_mm512_set1_ps(rows->max[r] - max));
+
+	rows->max[r] = max;
+	for (size_t i = 0; i < d; i += 16)
+		_mm512_store_ps(rows->out + r * d + i,
+		                _mm512_mul_ps(alpha, _mm512_load_ps(rows->out + r * d + i)));
+	_mm512_store_ps(rows->sum + 16 * r, _mm512_mul_ps(alpha, _mm512_load_ps(rows->sum + 16 * r)));
+}
+
+/*
+ * The softmax round of one row over the first n_vectors of a step, a constant in every caller so that
+ * the scores stay in registers: weights, sum, and the old output scaled to the new maximum. Vectors
+ * beyond would add zeros.
+ */
+INLINE void
+soften_row(const llm_attn_pass *pass, amx_rows *rows, uint32_t r, const uint32_t *visible,
+           const uint32_t n_vectors)
+{
 	const float *score = rows->score + r * STEP;
-	const size_t d = pass->pages.shape.d_pad;
-	__m512 sum = _mm512_setzero_ps();
+	uint16_t *weight = rows->weight + r * STEP;
+	__m512 sum = _mm512_load_ps(rows->sum + 16 * r);
 	__m512 s[N_VECTORS];
-	__m512 top = low;
+	__m512 top = _mm512_set1_ps(-INFINITY);
 	float max;
 
-	for (uint32_t i = 0; i < N_VECTORS; i++)
+#pragma GCC unroll 8
+	for (uint32_t i = 0; i < n_vectors; i++)
 	{
-		const __mmask16 mask = (__mmask16) (visible[i / 2] >> (16 * (i % 2)));
-
-		s[i] = _mm512_load_ps(score + 16 * i);
-		if (softcap > 0.0f)
-		{
-			s[i] = softcap_lanes(_mm512_mul_ps(s[i], _mm512_set1_ps(pass->attn->scale)), softcap);
-			s[i] = _mm512_mul_ps(s[i], _mm512_set1_ps(LOG2_E));
-		}
-		s[i] = _mm512_mask_mul_ps(low, mask, s[i], scale);
+		s[i] =
+		    read_scores(pass->attn, score + 16 * i, (__mmask16) (visible[i / 2] >> (16 * (i % 2))));
 		top = _mm512_max_ps(top, s[i]);
 	}
 	max = _mm512_reduce_max_ps(top);
-	max = max > rows->max[r] ? max : rows->max[r];
-	for (uint32_t i = 0; i < N_VECTORS; i++)
-	{
-		const __mmask16 mask = (__mmask16) (visible[i / 2] >> (16 * (i % 2)));
-		__m512 p = exp2_lanes(_mm512_sub_ps(s[i], _mm512_set1_ps(max)));
-
-		p = _mm512_maskz_mov_ps(mask, p);
-		sum = _mm512_add_ps(sum, p);
-		_mm256_store_si256((__m256i *) (void *) (rows->weight + r * STEP + 16 * i),
-		                   (__m256i) _mm512_cvtneps_pbh(p));
-	}
 	if (max > rows->max[r])
 	{
-		const __m512 alpha = exp2_lanes(_mm512_set1_ps(rows->max[r] - max));
-
-		rows->max[r] = max;
-		for (size_t i = 0; i < d; i += 16)
-			_mm512_store_ps(rows->out + r * d + i,
-			                _mm512_mul_ps(alpha, _mm512_load_ps(rows->out + r * d + i)));
-		_mm512_store_ps(rows->sum + 16 * r,
-		                _mm512_mul_ps(alpha, _mm512_load_ps(rows->sum + 16 * r)));
+		raise_max(rows, r, pass->pages.shape.d_pad, max);
+		sum = _mm512_load_ps(rows->sum + 16 * r);
 	}
-	_mm512_store_ps(rows->sum + 16 * r, _mm512_add_ps(sum, _mm512_load_ps(rows->sum + 16 * r)));
+	max = rows->max[r];
+#pragma GCC unroll 8
+	for (uint32_t i = 0; i < n_vectors; i++)
+	{
+		__m512 p = exp2_lanes(_mm512_sub_ps(s[i], _mm512_set1_ps(max)));
+
+		p = _mm512_maskz_mov_ps((__mmask16) (visible[i / 2] >> (16 * (i % 2))), p);
+		sum = _mm512_add_ps(sum, p);
+		_mm256_store_si256((__m256i *) (void *) (weight + 16 * i), (__m256i) _mm512_cvtneps_pbh(p));
+	}
+	_mm512_store_ps(rows->sum + 16 * r, sum);
+}
+
+/* The same for as many pages as the step has. */
+INLINE void
+soften_pages(const llm_attn_pass *pass, amx_rows *rows, uint32_t r, const uint32_t *visible,
+             uint32_t n_pages)
+{
+	switch (n_pages)
+	{
+		case 1:
+			soften_row(pass, rows, r, visible, 2);
+			break;
+		case 2:
+			soften_row(pass, rows, r, visible, 4);
+			break;
+		case 3:
+			soften_row(pass, rows, r, visible, 6);
+			break;
+		default:
+			soften_row(pass, rows, r, visible, 8);
+			break;
+	}
 }
 
 /* The softmax round of all rows of an item. */
@@ -258,7 +299,7 @@ soften_step(const llm_attn_pass *pass, const llm_attn_item *item, const amx_step
 			}
 		}
 		if (seen != 0)
-			soften_row(pass, rows, r, visible);
+			soften_pages(pass, rows, r, visible, step->n_pages);
 		else
 			memset(rows->weight + r * STEP, 0, STEP * sizeof(*rows->weight));
 	}
@@ -289,6 +330,7 @@ find_pages(const llm_attn_pass *pass, const llm_attn_item *item, uint32_t first,
 	const uint64_t n_slots = (uint64_t) s->seg->n_past + s->seg->n_new;
 	const size_t d = pass->pages.shape.d_pad;
 
+	step->n_pages = 0;
 	for (uint32_t j = 0; j < STEP_PAGES; j++)
 	{
 		const uint32_t page = step->first_page + j;
@@ -298,6 +340,7 @@ find_pages(const llm_attn_pass *pass, const llm_attn_item *item, uint32_t first,
 		step->all_visible[j] = false;
 		if (page < first || page >= end)
 			continue;
+		step->n_pages = j + 1;
 		step->k[j] = (const uint16_t *) (const void *) llm_attn_page(pass, s, page, item->kv_head);
 		step->v[j] = step->k[j] + LLM_CPU_PAGE * d;
 		if (base + LLM_CPU_PAGE > n_slots)
@@ -318,7 +361,8 @@ start_rows(const llm_attn_pass *pass, const llm_attn_item *item, amx_rows *rows,
 
 	memset(rows->q, 0, 16 * n_tiles * d * sizeof(*rows->q));
 	memset(rows->out, 0, 16 * n_tiles * d * sizeof(*rows->out));
-	memset(rows->weight, 0, 16 * n_tiles * STEP * sizeof(*rows->weight));
+	memset(rows->weight + item->n_rows * STEP, 0,
+	       (16 * n_tiles - item->n_rows) * STEP * sizeof(*rows->weight));
 	memset(rows->sum, 0, sizeof(rows->sum));
 	for (uint32_t r = 0; r < item->n_rows; r++)
 	{

@@ -57,8 +57,8 @@ llm_cpu_pages_of(llm_cpu *cpu, uint32_t layer, const pp_attn *attn, const pp_seg
 	    attn->n_kv_heads == 0 || attn->n_heads % attn->n_kv_heads != 0)
 		return llm_cpu_fail(cpu, PP_E_UNSUPPORTED, "attention with %u heads of %u over %u KV heads",
 		                    attn->n_heads, attn->d_head, attn->n_kv_heads);
-	out->bf16 = kv->bf16;
-	llm_cpu_kv_shape(attn, kv->bf16, &out->shape);
+	out->bf16 = kv->layers != NULL ? kv->bf16 : cpu->n_int8 > 0;
+	llm_cpu_kv_shape(attn, out->bf16, &out->shape);
 	if (attn->causal)
 	{
 		if (layer >= kv->n_layers || kv->layers[layer].bytes_page != out->shape.bytes_page)

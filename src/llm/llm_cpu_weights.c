@@ -197,6 +197,18 @@ hadamard_block(uint32_t n)
 	return block == 0 || block > 64 ? 64 : block;
 }
 
+/* Frees what a matrix owns and the matrix. */
+static void
+matrix_free(pp_matrix *m)
+{
+	llm_free(m->panels);
+	llm_free(m->panels_i8);
+	llm_free(m->scale);
+	llm_free(m->sum128);
+	llm_free(m->parts);
+	llm_free(m);
+}
+
 /* Prepares a matrix; see kernels.h. */
 pp_matrix *
 llm_cpu_matrix_create(pp_backend *be, const pp_matrix_part *parts, uint32_t n_parts,
@@ -222,10 +234,10 @@ llm_cpu_matrix_create(pp_backend *be, const pp_matrix_part *parts, uint32_t n_pa
 		if (matrix_reserve(m, parts, n_parts) && matrix_pack(cpu, m, parts, n_parts))
 		{
 			cpu->bytes_weights += m->bytes;
+			cpu->n_int8 += precision == PP_PREC_INT8;
 			return m;
 		}
-		m->bytes = 0;
-		llm_cpu_matrix_destroy(be, m);
+		matrix_free(m);
 	}
 	llm_cpu_fail(cpu, PP_E_NOMEM, "out of memory for a matrix of %u rows and %u columns", n_rows,
 	             n_cols);
@@ -236,15 +248,13 @@ llm_cpu_matrix_create(pp_backend *be, const pp_matrix_part *parts, uint32_t n_pa
 void
 llm_cpu_matrix_destroy(pp_backend *be, pp_matrix *m)
 {
+	llm_cpu *cpu = llm_cpu_of(be);
+
 	if (m == NULL)
 		return;
-	llm_cpu_of(be)->bytes_weights -= m->bytes;
-	llm_free(m->panels);
-	llm_free(m->panels_i8);
-	llm_free(m->scale);
-	llm_free(m->sum128);
-	llm_free(m->parts);
-	llm_free(m);
+	cpu->bytes_weights -= m->bytes;
+	cpu->n_int8 -= m->precision == PP_PREC_INT8;
+	matrix_free(m);
 }
 
 /* Row i in float, whatever the matrix keeps. */
