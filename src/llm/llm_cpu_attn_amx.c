@@ -71,8 +71,8 @@ llm_attn_amx_bytes(const llm_attn_pass *pass)
 }
 
 /*
- * 2^x: a polynomial of degree 5 on |r| <= 1/2 (minimax, 1.5e-7), exactly 1 at 0. x is held above −125,
- * since a result that underflows costs the processor some hundred cycles.
+ * 2^x: a polynomial of degree 5 on |r| <= 1/2 (minimax, 1.5e-7), exactly 1 at 0. x is held above
+ * −125, since a result that underflows costs the processor some hundred cycles.
  */
 INLINE __m512
 exp2_lanes(__m512 x)
@@ -210,9 +210,9 @@ raise_max(amx_rows *rows, uint32_t r, size_t d, float max)
 }
 
 /*
- * The softmax round of one row over the first n_vectors of a step, a constant in every caller so that
- * the scores stay in registers: weights, sum, and the old output scaled to the new maximum. Vectors
- * beyond would add zeros.
+ * The softmax round of one row over the first n_vectors of a step, a constant in every caller so
+ * that the scores stay in registers: weights, sum, and the old output scaled to the new maximum.
+ * Vectors beyond would add zeros.
  */
 INLINE void
 soften_row(const llm_attn_pass *pass, amx_rows *rows, uint32_t r, const uint32_t *visible,

@@ -105,9 +105,9 @@ typedef struct llm_cpu_kernels
 	float (*logsumexp)(const float *x, size_t n);
 	/*
 	 * Multiplies each block of x[n] with the Hadamard matrix of that size, without the factor
-	 * 1 / √block. block is a power of two, at most 64, that divides n.
+	 * 1 / √block. block is a power of two, at most 64, that divides n; out may be x.
 	 */
-	void (*hadamard)(float *x, size_t n, uint32_t block);
+	void (*hadamard)(float *out, const float *x, size_t n, uint32_t block);
 	/* q[bytes_row] = u8 of x[n] with the scale returned; the tail is 128 */
 	float (*quantise)(uint8_t *q, const float *x, size_t n, size_t bytes_row);
 	/* head[d] = head rotated: pairs (i, i + n/2) or (2i, 2i+1); cos and sin are [n / 2] */

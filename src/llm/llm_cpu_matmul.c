@@ -9,8 +9,6 @@
  * Many rows are cut by rows, since a piece then quantises its own rows only. Few rows (decoding)
  * are cut by columns: what counts there is that each core reads its own half of the weights.
  */
-#include <string.h>
-
 #include "llm_cpu.h"
 #include "llm_cpu_matrix.h"
 
@@ -79,8 +77,7 @@ quantise_rows(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 		return;
 	for (uint32_t r = begin; r < end; r++)
 	{
-		memcpy(row, a->x + (size_t) r * w->n_cols, w->n_cols * sizeof(float));
-		kernels->hadamard(row, w->n_cols, w->block);
+		kernels->hadamard(row, a->x + (size_t) r * w->n_cols, w->n_cols, w->block);
 		a->q_scale[r] = kernels->quantise(a->q + r * w->bytes_row, row, w->n_cols, w->bytes_row);
 	}
 }

@@ -435,97 +435,116 @@ V(hadamard_lanes)(v16f v)
 	return HADAMARD_STAGE(v, upper8, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
 }
 
-/* A block of 64. */
+/* A block of 64; out may be x. */
 INLINE void
-V(hadamard_64)(float *x)
+V(hadamard_64)(float *out, const float *x)
 {
-	v16f a = V(hadamard_lanes)(V(load)(x));
-	v16f b = V(hadamard_lanes)(V(load)(x + 16));
-	v16f c = V(hadamard_lanes)(V(load)(x + 32));
-	v16f d = V(hadamard_lanes)(V(load)(x + 48));
+	v16f a = V(load)(x);
+	v16f b = V(load)(x + 16);
+	v16f c = V(load)(x + 32);
+	v16f d = V(load)(x + 48);
 	v16f ab = a + b;
 	v16f cd = c + d;
 
 	a = a - b;
 	c = c - d;
-	V(store)(x, ab + cd);
-	V(store)(x + 16, a + c);
-	V(store)(x + 32, ab - cd);
-	V(store)(x + 48, a - c);
+	V(store)(out, V(hadamard_lanes)(ab + cd));
+	V(store)(out + 16, V(hadamard_lanes)(a + c));
+	V(store)(out + 32, V(hadamard_lanes)(ab - cd));
+	V(store)(out + 48, V(hadamard_lanes)(a - c));
 }
 
-/* All blocks of a row, by the fast Walsh-Hadamard transform. */
+/* All blocks of a row, by the fast Walsh-Hadamard transform; out may be x. */
 static TARGET void
-V(k_hadamard)(float *x, size_t n, uint32_t block)
+V(k_hadamard)(float *out, const float *x, size_t n, uint32_t block)
 {
-	for (size_t at = 0; block == 64 && at < n; at += 64)
-		V(hadamard_64)(x + at);
 	if (block == 64)
+	{
+		for (size_t at = 0; at < n; at += 64)
+			V(hadamard_64)(out + at, x + at);
 		return;
+	}
+	if (out != x && n > 0)
+		memcpy(out, x, n * sizeof(*out));
 	for (size_t h = 1; h < block; h *= 2)
 		for (size_t i = 0; i < n; i++)
 			if ((i & h) == 0)
 			{
-				float a = x[i];
+				float a = out[i];
 
-				x[i] = a + x[i + h];
-				x[i + h] = a - x[i + h];
+				out[i] = a + out[i + h];
+				out[i + h] = a - out[i + h];
 			}
+}
+
+/* The larger magnitude of each lane as integers, which order as the magnitudes do, NaN on top. */
+INLINE v16i
+V(larger)(v16i m, v16f x)
+{
+	v16i a = (v16i) x & INT32_MAX;
+	v16i greater = a > m;
+
+	return (greater & a) | (~greater & m);
 }
 
 /* The largest magnitude of a row; infinity or NaN anywhere gives a value that is not finite. */
 INLINE float
 V(max_abs)(const float *x, size_t n)
 {
-	const v16i magnitude = (v16i) V(splat)(0.0f) + 0x7fffffff;
-	v16i m = (v16i) V(splat)(0.0f);
+	v16i m = {0};
+	int32_t t[16];
 	size_t i = 0;
+	float max;
 
-	/* the bits of non-negative floats order as integers, with NaN above infinity */
-	for (; i < n; i += 16)
-	{
-		v16f v = n - i >= 16 ? V(load)(x + i) : V(load_tail)(x + i, n - i, 0.0f);
-		v16i a = (v16i) v & magnitude;
-		v16i g = a > m;
+	for (; i + 16 <= n; i += 16)
+		m = V(larger)(m, V(load)(x + i));
+	if (i < n)
+		m = V(larger)(m, V(load_tail)(x + i, n - i, 0.0f));
+	memcpy(t, &m, sizeof(t));
+	for (size_t half = 8; half > 0; half /= 2)
+		for (size_t lane = 0; lane < half; lane++)
+			t[lane] = t[lane] > t[lane + half] ? t[lane] : t[lane + half];
+	memcpy(&max, t, sizeof(max));
+	return max;
+}
 
-		m = (g & a) | (~g & m);
-	}
-	for (size_t lane = 1; lane < 16; lane++)
-		m[0] = m[lane] > m[0] ? m[lane] : m[0];
-	return ((v16f) m)[0];
+/* The u8 of 16 values: adding 1.5 · 2^23 rounds to integers and leaves them in the low bits. */
+INLINE v16u8
+V(to_u8)(v16f x, v16f inv)
+{
+	return __builtin_convertvector((v16i) (x * inv + V(splat)(12582912.0f)) + 128, v16u8);
 }
 
 /*
  * Quantises a row symmetrically to −127 … 127, plus 128. A row that holds a NaN or an infinity gets
- * the scale NaN, so that every product of it is NaN, as in float.
+ * the scale NaN, so that every product of it is NaN, as in float; one so small that 127 / max would
+ * overflow counts as zero.
  */
 static TARGET float
 V(k_quantise)(uint8_t *q, const float *x, size_t n, size_t bytes_row)
 {
 	const float max = V(max_abs)(x, n);
-	const v16f inv = V(splat)(max > 0.0f ? 127.0f / max : 0.0f);
+	const v16f inv = V(splat)(127.0f / max);
 	size_t i = 0;
 
-	memset(q + n, 128, bytes_row - n);
-	if (!(max <= 3.0e38f))
+	if (!(max <= 3.0e38f) || max < 1.0e-30f)
 	{
-		memset(q, 128, n);
-		return __builtin_nanf("");
+		memset(q, 128, bytes_row);
+		return max < 1.0e-30f ? 0.0f : __builtin_nanf("");
 	}
-	if (max < 1.0e-30f) /* 127 / max would overflow: as good as zero */
+	for (; i + 16 <= n; i += 16)
 	{
-		memset(q, 128, n);
-		return 0.0f;
-	}
-	for (; i < n; i += 16)
-	{
-		v16f v = n - i >= 16 ? V(load)(x + i) : V(load_tail)(x + i, n - i, 0.0f);
-		/* adding 1.5 · 2^23 rounds to the nearest integer and leaves it in the low bits */
-		v16i r = (v16i) (v * inv + V(splat)(12582912.0f)) + 128;
-		v16u8 b = __builtin_convertvector(r, v16u8);
+		v16u8 b = V(to_u8)(V(load)(x + i), inv);
 
-		memcpy(q + i, &b, n - i < 16 ? n - i : 16);
+		memcpy(q + i, &b, sizeof(b));
 	}
+	if (i < n)
+	{
+		v16u8 b = V(to_u8)(V(load_tail)(x + i, n - i, 0.0f), inv);
+
+		memcpy(q + i, &b, n - i);
+	}
+	memset(q + n, 128, bytes_row - n);
 	return max / 127.0f;
 }
 

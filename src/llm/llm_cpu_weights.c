@@ -67,7 +67,7 @@ pack_row_i8(const llm_cpu_kernels *kernels, pp_matrix *m, uint32_t i, float *row
 	float max = 0.0f;
 	float inv;
 
-	kernels->hadamard(row, m->n_cols, m->block);
+	kernels->hadamard(row, row, m->n_cols, m->block);
 	for (uint32_t k = 0; k < m->n_cols; k++)
 		max = fabsf(row[k]) > max || isnan(row[k]) ? fabsf(row[k]) : max;
 	m->scale[i] = max / 127.0f / (float) m->block; /* exact: a power of two */
@@ -276,5 +276,5 @@ llm_cpu_matrix_row(const llm_cpu_kernels *kernels, const pp_matrix *m, uint32_t 
 			out[k] = (float) m->panels_i8[panel * m->bytes_row + k / 4 * 64 + lane * 4 + k % 4] *
 			         m->scale[i];
 	if (m->precision == PP_PREC_INT8)
-		kernels->hadamard(out, m->n_cols, m->block); /* its own inverse but for the factor */
+		kernels->hadamard(out, out, m->n_cols, m->block); /* its own inverse but for the factor */
 }
