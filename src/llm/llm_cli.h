@@ -93,12 +93,24 @@ void llm_cli_model_list_free(char **paths, uint32_t n);
 /* An engine with this model loaded as LLM_CLI_MODEL; info may be NULL. */
 llm_status llm_cli_open(const char *model, const llm_engine_params *params, llm_engine **out,
                         llm_model_info *info, llm_error *err);
+/* What llm_cli_run tells of a job besides its rows. */
+typedef struct llm_cli_result
+{
+	llm_job_stats stats;
+	double ms;              /* from submit to the end */
+	uint64_t bytes_kv_used; /* the most that was seen in use between passes */
+} llm_cli_result;
+
 /*
  * Runs one job to its end on this thread. Fails with the first row that failed; the others got
- * their on_row. Ctrl-C cancels the job (LLM_E_CANCELLED), a second one ends the process. stats may
+ * their on_row. Ctrl-C cancels the job (LLM_E_CANCELLED), a second one ends the process. result may
  * be NULL.
  */
-llm_status llm_cli_run(llm_engine *e, const llm_job *job, llm_job_stats *stats, llm_error *err);
+llm_status llm_cli_run(llm_engine *e, const llm_job *job, llm_cli_result *result, llm_error *err);
+/* What the CPU backend runs on: "AVX-512 with VNNI". */
+const char *llm_cli_isa(void);
+/* Monotonic milliseconds. */
+double llm_cli_now_ms(void);
 
 /* The commands: argv[0] is the command's name; they return the exit status. */
 int llm_cli_generate(int argc, char **argv);

@@ -121,7 +121,7 @@ answer(llm_engine *e, const settings *s, llm_text prompt, llm_text schema, llm_e
 {
 	output o = {.ends_line = true};
 	llm_text stops[LLM_CLI_LIST_MAX];
-	llm_job_stats stats = {0};
+	llm_cli_result result = {0};
 	llm_job job = {.kind = LLM_JOB_GENERATE,
 	               .model = LLM_CLI_MODEL,
 	               .flags = LLM_JOB_STREAM | (s->raw ? LLM_JOB_RAW : 0),
@@ -144,11 +144,11 @@ answer(llm_engine *e, const settings *s, llm_text prompt, llm_text schema, llm_e
 		job.rows = &prompt;
 	for (uint32_t i = 0; i < s->stops.n; i++)
 		stops[i] = (llm_text){s->stops.items[i], strlen(s->stops.items[i])};
-	status = llm_cli_run(e, &job, &stats, err);
+	status = llm_cli_run(e, &job, &result, err);
 	if (!o.ends_line)
 		putchar('\n');
 	if (s->stats)
-		print_stats(&o, &stats);
+		print_stats(&o, &result.stats);
 	return status;
 }
 

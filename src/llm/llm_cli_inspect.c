@@ -152,11 +152,26 @@ print_arch(const llm_arch *arch)
 		       arch->l2_normalise ? ", length 1" : "");
 }
 
-/* Copies the name that the files give the tokenizer's kind. */
-static void
-tokenizer_kind(llm_weights *w, char *out, size_t bytes)
+/* What a file's word for the tokenizer's model means; the word itself when it is an unknown one. */
+static const char *
+kind_of_word(const char *word)
 {
-	const char *text = "unknown kind";
+	static const char *const kinds[][2] = {{"gpt2", "byte-level BPE"},
+	                                       {"llama", "SentencePiece"},
+	                                       {"bert", "WordPiece"},
+	                                       {"t5", "Unigram"}};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (strcmp(word, kinds[i][0]) == 0)
+			return kinds[i][1];
+	return word;
+}
+
+/* Copies what the files call the tokenizer's model. */
+static void
+tokenizer_word(llm_weights *w, char *out, size_t bytes)
+{
+	const char *text = "unknown";
 	uint64_t n = strlen(text);
 	size_t n_json;
 	const llm_json *root;
@@ -176,15 +191,15 @@ static llm_status
 print_tokenizer(llm_weights *w, const llm_arch *arch, llm_error *err)
 {
 	llm_tokenizer *t;
-	char kind[64];
+	char word[64];
 	char *template = NULL;
 	size_t bytes = 0;
 	llm_status status = llm_tokenizer_load(w, &t, err);
 
 	if (status != LLM_OK)
 		return status;
-	tokenizer_kind(w, kind, sizeof(kind));
-	printf("tokenizer     %s, %u tokens\n", kind, llm_tokenizer_n_vocab(t));
+	tokenizer_word(w, word, sizeof(word));
+	printf("tokenizer     %s, %u tokens\n", kind_of_word(word), llm_tokenizer_n_vocab(t));
 	if (arch->kind == LLM_KIND_GENERATE)
 		status = model_chat_template(w, &template, &bytes, err);
 	if (arch->kind == LLM_KIND_GENERATE && status == LLM_OK)

@@ -16,9 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "llm_alloc.h"
+#include "llm_cpu.h"
 
 static volatile sig_atomic_t interrupted;
 
@@ -170,11 +172,31 @@ llm_cli_open(const char *model, const llm_engine_params *params, llm_engine **ou
 	return LLM_OK;
 }
 
+/* Names the instruction set. */
+const char *
+llm_cli_isa(void)
+{
+	static const char *const names[] = {"base instructions", "AVX2", "AVX-512", "AVX-512 with VNNI",
+	                                    "AMX"};
+
+	return names[llm_cpu_detect()];
+}
+
+/* Reads the clock that no change of date moves. */
+double
+llm_cli_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double) ts.tv_sec * 1e3 + (double) ts.tv_nsec * 1e-6;
+}
+
 /* A job while llm_cli_run drives it. */
 typedef struct run
 {
 	const llm_job *job;
-	llm_job_stats stats;
+	llm_cli_result result;
 	llm_error error; /* of the first row that failed, or of the job */
 	bool done;
 } run;
@@ -208,7 +230,7 @@ run_done(void *user, llm_status status, const char *message, const llm_job_stats
 
 	if (status != LLM_OK && r->error.code != LLM_E_INTERNAL)
 		llm_fail(&r->error, status, "%s", message);
-	r->stats = *stats;
+	r->result.stats = *stats;
 	r->done = true;
 }
 
@@ -224,6 +246,7 @@ interrupt(int signal)
 static void
 step_until_done(llm_engine *e, run *r, uint64_t id)
 {
+	llm_engine_stats stats;
 	bool cancelled = false;
 
 	while (!r->done)
@@ -237,31 +260,37 @@ step_until_done(llm_engine *e, run *r, uint64_t id)
 			llm_engine_cancel(e, id);
 			cancelled = true;
 		}
+		llm_engine_get_stats(e, &stats);
+		if (stats.bytes_kv_used > r->result.bytes_kv_used)
+			r->result.bytes_kv_used = stats.bytes_kv_used;
 	}
 }
 
 /* The default action is back after the first signal, so the second one kills. */
 llm_status
-llm_cli_run(llm_engine *e, const llm_job *job, llm_job_stats *stats, llm_error *err)
+llm_cli_run(llm_engine *e, const llm_job *job, llm_cli_result *result, llm_error *err)
 {
 	struct sigaction catch = {.sa_handler = interrupt, .sa_flags = (int) SA_RESETHAND};
 	struct sigaction before;
 	llm_job copy = *job;
 	run r = {.job = job};
+	double start;
 	uint64_t id;
 
 	copy.user = &r;
 	copy.on_row = run_row;
 	copy.on_piece = job->on_piece != NULL ? run_piece : NULL;
 	copy.on_done = run_done;
+	start = llm_cli_now_ms();
 	if (llm_engine_submit(e, &copy, &id, err) != LLM_OK)
 		return err->code;
 	interrupted = 0;
 	sigaction(SIGINT, &catch, &before);
 	step_until_done(e, &r, id);
 	sigaction(SIGINT, &before, NULL);
-	if (stats != NULL)
-		*stats = r.stats;
+	r.result.ms = llm_cli_now_ms() - start;
+	if (result != NULL)
+		*result = r.result;
 	if (r.error.code != LLM_OK)
 		*err = r.error;
 	return r.error.code;
