@@ -235,8 +235,12 @@ llm_cpu_create_isa(uint32_t n_threads, llm_cpu_isa isa)
 	cpu->kernels = llm_cpu_kernels_of(cpu->isa);
 	cpu->matmul_i8 = cpu->kernels->matmul_i8;
 #if defined(__x86_64__)
-	if (cpu->isa >= LLM_ISA_VNNI)
-		cpu->matmul_i8 = cpu->isa >= LLM_ISA_AMX ? llm_cpu_i8_amx : llm_cpu_i8_vnni;
+	if (cpu->isa >= LLM_ISA_AMX)
+		cpu->matmul_i8 = llm_cpu_i8_amx;
+	else if (cpu->isa >= LLM_ISA_VNNI)
+		cpu->matmul_i8 = llm_cpu_i8_vnni;
+	else if (cpu->isa >= LLM_ISA_AVX2)
+		cpu->matmul_i8 = llm_cpu_i8_avx2;
 #endif
 	cpu->pool = llm_pool_create(n_threads);
 	if (cpu->pool == NULL)

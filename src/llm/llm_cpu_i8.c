@@ -1,8 +1,8 @@
 /*
- * llm_cpu_i8.c: int8 products with AVX-512 VNNI and with AMX tiles.
+ * llm_cpu_i8.c: int8 products with AVX2, with AVX-512 VNNI and with AMX tiles.
  *
- * Both read the same panels as the plain loop (llm_cpu_matrix.h) and add up exact integers, so the
- * three agree bit for bit; the scaling back repeats llm_i8_value's operations in vectors and is
+ * All read the same panels as the plain loop (llm_cpu_matrix.h) and add up exact integers, so they
+ * agree bit for bit; the scaling back repeats llm_i8_value's operations in vectors and is
  * done while the sums are in registers or the first cache, which is why there is code of our own
  * here: a library call would write 4 bytes a sum to memory and read them back.
  */
@@ -15,10 +15,84 @@
 #pragma STDC FP_CONTRACT OFF
 #endif
 
+#define AVX2 __attribute__((target("avx2")))
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #define AMX \
 	__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")))
 #define INLINE static inline __attribute__((always_inline))
+
+/*
+ * Adds q · w of 4 values of k to 8 pairs of sums: a column's two pairs of products stand side by
+ * side.
+ */
+INLINE AVX2 __m256i
+avx2_add(__m256i sum, __m256i q, const int8_t *w)
+{
+	__m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *) (const void *) w));
+
+	return _mm256_add_epi32(sum, _mm256_madd_epi16(q, wide));
+}
+
+/* n_rows rows by one panel, n_rows a constant in every caller. */
+INLINE AVX2 void
+avx2_block(const llm_i8_block *b, uint32_t row, uint32_t col, uint32_t n_rows)
+{
+	const size_t k_end = b->bytes_row;
+	const uint8_t *q = b->q + row * k_end;
+	const int8_t *w = b->w + col * k_end;
+	const uint32_t n_cols = b->n_cols - col < LLM_PANEL ? b->n_cols - col : LLM_PANEL;
+	__m256i acc[2][4];
+	int32_t pairs[2 * LLM_PANEL];
+
+#pragma GCC unroll 2
+	for (uint32_t r = 0; r < n_rows; r++)
+#pragma GCC unroll 4
+		for (uint32_t p = 0; p < 4; p++)
+			acc[r][p] = _mm256_setzero_si256();
+	for (size_t k = 0; k < k_end; k += 4, w += 64)
+	{
+#pragma GCC unroll 2
+		for (uint32_t r = 0; r < n_rows; r++)
+		{
+			int32_t group;
+			__m256i qk;
+
+			__builtin_memcpy(&group, q + r * k_end + k, sizeof(group));
+			qk = _mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(group)));
+#pragma GCC unroll 4
+			for (uint32_t p = 0; p < 4; p++)
+				acc[r][p] = avx2_add(acc[r][p], qk, w + 16 * p);
+		}
+	}
+#pragma GCC unroll 2
+	for (uint32_t r = 0; r < n_rows; r++)
+	{
+#pragma GCC unroll 4
+		for (uint32_t p = 0; p < 4; p++)
+			_mm256_storeu_si256((__m256i *) (void *) (pairs + 8 * p), acc[r][p]);
+		for (uint32_t i = 0; i < n_cols; i++)
+			b->out[(row + r) * b->ld_out + col + i] =
+			    llm_i8_value(b, pairs[2 * i] + pairs[2 * i + 1], row + r, col + i);
+	}
+}
+
+/*
+ * An int8 product with AVX2: 16 bit products, whose pair sums are exact in 32 bits (the 8 bit
+ * instruction would saturate).
+ */
+AVX2 void
+llm_cpu_i8_avx2(const llm_i8_block *b)
+{
+	for (uint32_t col = 0; col < b->n_cols; col += LLM_PANEL)
+	{
+		uint32_t row = 0;
+
+		for (; row + 2 <= b->n_rows; row += 2)
+			avx2_block(b, row, col, 2);
+		for (; row < b->n_rows; row++)
+			avx2_block(b, row, col, 1);
+	}
+}
 
 /* What 16 columns of sums are scaled back with. */
 typedef struct columns
@@ -65,15 +139,19 @@ vnni_block(const llm_i8_block *b, uint32_t row, uint32_t col, uint32_t n_rows, u
 	const int8_t *w = b->w + col * k_end;
 	__m512i acc[4][4];
 
+#pragma GCC unroll 4
 	for (uint32_t r = 0; r < n_rows; r++)
+#pragma GCC unroll 4
 		for (uint32_t p = 0; p < n_panels; p++)
 			acc[r][p] = _mm512_setzero_si512();
 	for (size_t k = 0; k < k_end; k += 4)
 	{
 		__m512i wk[4];
 
+#pragma GCC unroll 4
 		for (uint32_t p = 0; p < n_panels; p++)
 			wk[p] = _mm512_loadu_si512(w + LLM_PANEL * (p * k_end + k));
+#pragma GCC unroll 4
 		for (uint32_t r = 0; r < n_rows; r++)
 		{
 			int32_t group;
@@ -81,14 +159,17 @@ vnni_block(const llm_i8_block *b, uint32_t row, uint32_t col, uint32_t n_rows, u
 
 			__builtin_memcpy(&group, q + r * k_end + k, sizeof(group));
 			qk = _mm512_set1_epi32(group);
+#pragma GCC unroll 4
 			for (uint32_t p = 0; p < n_panels; p++)
 				acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], qk, wk[p]);
 		}
 	}
+#pragma GCC unroll 4
 	for (uint32_t p = 0; p < n_panels; p++)
 	{
 		const columns c = columns_at(b, col + p * LLM_PANEL);
 
+#pragma GCC unroll 4
 		for (uint32_t r = 0; r < n_rows; r++)
 			store_sums(&c, acc[r][p], b->q_scale[row + r], (row + r) * b->ld_out);
 	}
@@ -259,12 +340,19 @@ amx_columns(const llm_i8_block *b, uint32_t col, int32_t sums[4][256])
 	return done * LLM_PANEL;
 }
 
-/* An int8 product on tiles. */
+/*
+ * An int8 product on tiles; for one row, reading the weights is all, and that goes faster plainly.
+ */
 AMX void
 llm_cpu_i8_amx(const llm_i8_block *b)
 {
 	_Alignas(64) int32_t sums[4][256];
 
+	if (b->n_rows == 1)
+	{
+		llm_cpu_i8_vnni(b);
+		return;
+	}
 	_tile_loadconfig(&all_tiles);
 	for (uint32_t col = 0; col < b->n_cols;)
 		col += amx_columns(b, col, sums);

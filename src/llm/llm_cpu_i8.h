@@ -7,6 +7,7 @@
 
 #include "llm_cpu_kernels.h"
 
+void llm_cpu_i8_avx2(const llm_i8_block *b);
 void llm_cpu_i8_vnni(const llm_i8_block *b);
 void llm_cpu_i8_amx(const llm_i8_block *b);
 

@@ -28,22 +28,28 @@ typedef uint8_t v16u8 __attribute__((vector_size(16)));
 
 #define TARGET
 #define LEVEL base
+#define LANES 4
 #include "llm_cpu_simd.h"
 #undef TARGET
 #undef LEVEL
+#undef LANES
 
 #if defined(__x86_64__)
 #define TARGET __attribute__((target("avx2")))
 #define LEVEL  avx2
+#define LANES  8
 #include "llm_cpu_simd.h"
 #undef TARGET
 #undef LEVEL
+#undef LANES
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl" WIDE)))
 #define LEVEL  avx512
+#define LANES  16
 #include "llm_cpu_simd.h"
 #undef TARGET
 #undef LEVEL
+#undef LANES
 #endif
 
 /* The loops for a level; those of levels above AVX-512 are its own but for the products. */

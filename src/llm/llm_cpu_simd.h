@@ -1,16 +1,19 @@
 /*
  * llm_cpu_simd.h: the inner loops in GCC's vector types, included once for each instruction set.
  *
- * The includer defines TARGET (a target attribute, or nothing) and V(name) (appends the level's
- * suffix) and gets static functions and one static const table V(kernels). No multiply and add is
- * ever fused (the pragma and -std=c11 see to it), divisions and square roots are IEEE's, and sums
- * run in 16 lanes that are added up in one fixed tree: so all levels give the same bits.
+ * The includer defines TARGET (a target attribute, or nothing), LANES (floats of the machine's own
+ * vectors) and V(name) (appends the level's suffix) and gets static functions and one static const
+ * table V(kernels). No multiply and add is ever fused (the pragma and -std=c11 see to it),
+ * divisions and square roots are IEEE's, and sums run in 16 lanes that are added up in one fixed
+ * tree: so all levels give the same bits.
  *
  * No include guard: it is a template.
  */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #endif
+
+typedef float V(native) __attribute__((vector_size(4 * LANES)));
 
 /* Loads 16 elements from any address. */
 INLINE v16f
@@ -20,6 +23,23 @@ V(load)(const float *p)
 
 	memcpy(&v, p, sizeof(v));
 	return v;
+}
+
+/* Loads a vector of the machine's own width: the loops that matter run on those. */
+INLINE
+V(native) V(load_native)(const float *p)
+{
+	V(native) v;
+
+	memcpy(&v, p, sizeof(v));
+	return v;
+}
+
+/* Stores a vector of the machine's own width. */
+INLINE void
+V(store_native)(float *p, V(native) v)
+{
+	memcpy(p, &v, sizeof(v));
 }
 
 /* Stores 16 elements to any address. */
@@ -620,30 +640,35 @@ V(k_rotate)(float *head, const float *cos, const float *sin, size_t n_dims, bool
 		V(rotate_halves)(head, cos, sin, n_dims / 2);
 }
 
-/* Up to 4 rows by one panel; n_rows is a constant in each caller. Sums run over k in order. */
+/*
+ * Up to 4 rows by one panel; n_rows is a constant in each caller. Sums run over k in order. They
+ * are kept in vectors of the machine's own width, which the compiler holds in registers.
+ */
 INLINE void
 V(panel_f32)(const llm_f32_block *b, const float *w, uint32_t row, uint32_t col, uint32_t n_rows)
 {
 	const uint32_t n_cols = b->n_cols - col < LLM_PANEL ? b->n_cols - col : LLM_PANEL;
 	const float *x = b->x + row * b->k;
-	v16f acc[4];
+	V(native) acc[4][LLM_PANEL / LANES] = {0};
+	float sums[LLM_PANEL];
 
-	for (uint32_t r = 0; r < n_rows; r++)
-		acc[r] = V(splat)(0.0f);
 	for (size_t k = 0; k < b->k; k++)
 	{
-		v16f wk = V(load)(w + k * LLM_PANEL);
-
+#pragma GCC unroll 4
 		for (uint32_t r = 0; r < n_rows; r++)
-			acc[r] += V(splat)(x[r * b->k + k]) * wk;
+#pragma GCC unroll 4
+			for (uint32_t i = 0; i < LLM_PANEL / LANES; i++)
+				acc[r][i] += x[r * b->k + k] * V(load_native)(w + k * LLM_PANEL + i * LANES);
 	}
+#pragma GCC unroll 4
 	for (uint32_t r = 0; r < n_rows; r++)
 	{
-		float *out = b->out + (row + r) * b->ld_out + col;
-
-		if (b->bias != NULL)
-			acc[r] += V(load_tail)(b->bias + col, n_cols, 0.0f);
-		V(store_tail)(out, acc[r], n_cols);
+#pragma GCC unroll 4
+		for (uint32_t i = 0; i < LLM_PANEL / LANES; i++)
+			V(store_native)(sums + i * LANES, acc[r][i]);
+		for (uint32_t i = 0; i < n_cols; i++)
+			b->out[(row + r) * b->ld_out + col + i] =
+			    b->bias != NULL ? sums[i] + b->bias[col + i] : sums[i];
 	}
 }
 
@@ -696,28 +721,64 @@ V(k_matmul_i8)(const llm_i8_block *b)
 	}
 }
 
+/* q · k of one row against the 32 slots of a page. */
+INLINE void
+V(dot_page)(const llm_attn_step *s, float score[32])
+{
+	V(native) acc[32 / LANES] = {0};
+
+	for (size_t i = 0; i < s->d; i++)
+	{
+#pragma GCC unroll 8
+		for (uint32_t j = 0; j < 32 / LANES; j++)
+			acc[j] += s->q[i] * V(load_native)(s->k + 32 * i + j * LANES);
+	}
+#pragma GCC unroll 8
+	for (uint32_t j = 0; j < 32 / LANES; j++)
+		V(store_native)(score + j * LANES, acc[j]);
+}
+
 /* The 32 scores of one row against a page, hidden slots −infinity, in two vectors. */
 INLINE void
 V(scores)(const llm_attn_step *s, v16f score[2])
 {
-	score[0] = score[1] = V(splat)(0.0f);
-	for (size_t i = 0; i < s->d; i++)
-	{
-		score[0] += V(splat)(s->q[i]) * V(load)(s->k + 32 * i);
-		score[1] += V(splat)(s->q[i]) * V(load)(s->k + 32 * i + 16);
-	}
+	const v16i lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+	const v16i zero = {0};
+	float dots[32];
+
+	V(dot_page)(s, dots);
 	for (int h = 0; h < 2; h++)
 	{
-		const v16i lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-		const v16i zero = (v16i) V(splat)(0.0f);
 		v16i bits = (zero + (int) ((s->visible >> (16 * h)) & 0xffff)) >> lane;
 		v16i seen = (bits & 1) != zero;
 
-		score[h] *= V(splat)(s->scale);
+		score[h] = V(load)(dots + 16 * h) * V(splat)(s->scale);
 		if (s->softcap > 0.0f)
 			score[h] = V(splat)(s->softcap) * V(tanh)(score[h] / V(splat)(s->softcap));
 		score[h] = V(choose)(seen, score[h], V(splat)(-__builtin_inff()));
 	}
+}
+
+/* out = out · alpha + Σ weight · v over the visible slots, for 16 columns of V from column i on. */
+INLINE void
+V(weigh_columns)(const llm_attn_step *s, const float weight[32], float alpha, size_t i)
+{
+	V(native) acc[16 / LANES];
+
+#pragma GCC unroll 4
+	for (uint32_t j = 0; j < 16 / LANES; j++)
+		acc[j] = alpha * V(load_native)(s->out + i + j * LANES);
+	for (uint32_t left = s->visible; left != 0; left &= left - 1)
+	{
+		const uint32_t t = (uint32_t) __builtin_ctz(left);
+
+#pragma GCC unroll 4
+		for (uint32_t j = 0; j < 16 / LANES; j++)
+			acc[j] += weight[t] * V(load_native)(s->v + t * s->d + i + j * LANES);
+	}
+#pragma GCC unroll 4
+	for (uint32_t j = 0; j < 16 / LANES; j++)
+		V(store_native)(s->out + i + j * LANES, acc[j]);
 }
 
 /* One step of online softmax; a page without a visible slot changes nothing. */
@@ -742,14 +803,7 @@ V(k_attn_step)(const llm_attn_step *s)
 	V(store)(weight, p[0]);
 	V(store)(weight + 16, p[1]);
 	for (size_t i = 0; i < s->d; i += 16)
-	{
-		v16f o = V(load)(s->out + i) * V(splat)(alpha);
-
-		for (size_t t = 0; t < 32; t++)
-			if ((s->visible >> t & 1) != 0)
-				o += V(splat)(weight[t]) * V(load)(s->v + t * s->d + i);
-		V(store)(s->out + i, o);
-	}
+		V(weigh_columns)(s, weight, alpha, i);
 }
 
 static const llm_cpu_kernels V(kernels) = {
