@@ -21,6 +21,7 @@ static const struct
 } commands[] = {
     {"generate", "write what a model answers to a prompt", llm_cli_generate},
     {"inspect", "show what a model file holds", llm_cli_inspect},
+    {"selftest", "check that this machine computes rightly", llm_cli_selftest},
     {"bench", "measure how fast a model runs on this machine", llm_cli_bench},
 };
 
