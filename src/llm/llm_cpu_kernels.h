@@ -4,7 +4,7 @@
  * llm_cpu_simd.h is compiled once for each level with GCC's vector types of 16 floats, so all
  * levels run the same operations in the same order and give the same bits; a level only changes how
  * many instructions a vector takes. The matrix products have code of their own where the machine
- * has integer dot products or tiles (llm_cpu_vnni.c, llm_cpu_amx.c): integer sums are exact, so
+ * has integer products or tiles (llm_cpu_i8.c): integer sums are exact, so
  * those agree bit for bit as well. Only bf16 attention has an arithmetic of its own on tiles.
  */
 #ifndef LLM_CPU_KERNELS_H
@@ -19,8 +19,8 @@
 /* What a machine can do; each level includes those before it. */
 typedef enum llm_cpu_isa
 {
-	LLM_ISA_BASE,   /* what the compiler assumes */
-	LLM_ISA_AVX2,   /* and FMA, F16C */
+	LLM_ISA_BASE, /* what the compiler assumes */
+	LLM_ISA_AVX2,
 	LLM_ISA_AVX512, /* F, BW, DQ, VL */
 	LLM_ISA_VNNI,   /* AVX-512 VNNI */
 	LLM_ISA_AMX     /* AMX int8 and bf16, AVX-512 bf16 */

@@ -1,8 +1,9 @@
 /*
  * llm_cpu_simd.c: compiles the inner loops for each instruction set.
  *
- * One source (llm_cpu_simd.h) for three levels instead of three sources: the levels cannot drift
- * apart, and a test compares their bits. On other processors there is only the base level.
+ * One source (llm_cpu_simd.h, llm_cpu_simd_blocks.h) for three levels instead of three sources: the
+ * levels cannot drift apart, and a test compares their bits. On other processors there is only the
+ * base level.
  */
 #include <string.h>
 
@@ -30,6 +31,7 @@ typedef uint8_t v16u8 __attribute__((vector_size(16)));
 #define LEVEL base
 #define LANES 4
 #include "llm_cpu_simd.h"
+#include "llm_cpu_simd_blocks.h"
 #undef TARGET
 #undef LEVEL
 #undef LANES
@@ -39,6 +41,7 @@ typedef uint8_t v16u8 __attribute__((vector_size(16)));
 #define LEVEL  avx2
 #define LANES  8
 #include "llm_cpu_simd.h"
+#include "llm_cpu_simd_blocks.h"
 #undef TARGET
 #undef LEVEL
 #undef LANES
@@ -47,6 +50,7 @@ typedef uint8_t v16u8 __attribute__((vector_size(16)));
 #define LEVEL  avx512
 #define LANES  16
 #include "llm_cpu_simd.h"
+#include "llm_cpu_simd_blocks.h"
 #undef TARGET
 #undef LEVEL
 #undef LANES
