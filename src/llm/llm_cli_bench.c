@@ -17,7 +17,7 @@
 
 #define REPEATS_MAX     32
 #define ROWS_WARM       64u /* rows of a big job that warm up */
-#define DECODE_PROMPT   16u /* tokens of the prompt that decoding starts from */
+#define BATCH_PROMPT    16u /* tokens of the prompts of the table's batch */
 #define PAD_GROUP       32u /* batch size of the padded baselines, sentence-transformers' default */
 #define PAD_BUDGET      2048u /* a padded row runs in one pass */
 #define PROMPT_ATTEMPTS 4
@@ -168,21 +168,16 @@ find_n_words(bench *b, uint32_t n, uint32_t *n_words)
 	return LLM_OK;
 }
 
-/*
- * Measures n_rows generations of n_gen tokens from different prompts of n_prompt tokens each.
- * Greedy, or at temperature 1, where prompt lookup hardly ever guesses right.
- */
+/* Measures n_rows generations of n_gen tokens from different prompts of n_prompt tokens each. */
 static llm_status
-measure_generate(bench *b, uint32_t n_prompt, uint32_t n_gen, uint32_t n_rows, bool greedy,
-                 figure *f)
+measure_generate(bench *b, uint32_t n_prompt, uint32_t n_gen, uint32_t n_rows, figure *f)
 {
 	llm_text *rows = llm_calloc(n_rows, sizeof(*rows));
 	llm_job job = {.kind = LLM_JOB_GENERATE,
 	               .flags = LLM_JOB_RAW,
 	               .n_rows = n_rows,
 	               .rows = rows,
-	               .max_tokens = n_gen,
-	               .sample = {.temperature = greedy ? 0.0f : 1.0f, .seed = SEED}};
+	               .max_tokens = n_gen};
 	uint32_t n_words;
 	llm_status status;
 
@@ -219,21 +214,38 @@ work_prefill(bench *b)
 {
 	figure f;
 
-	if (measure_generate(b, b->s->n_prompt, 1, 1, true, &f) != LLM_OK)
+	if (measure_generate(b, b->s->n_prompt, 1, 1, &f) != LLM_OK)
 		return b->err->code;
 	print_figure("prefill", rate((double) f.stats.n_prompt_tokens, f.ms), "tok/s");
 	print_figure("prefill/tokens", (double) f.stats.n_prompt_tokens, "tokens");
 	return LLM_OK;
 }
 
-/* Measures what n_gen further tokens take beyond the first one; *n gets how many there were. */
+/* Measures an answer of at most n_gen tokens to a question in the model's chat form. */
+static llm_status
+measure_answer(bench *b, uint32_t n_gen, bool greedy, figure *f)
+{
+	const llm_text question = LLM_TEXT("Explain in detail how a steam engine works.");
+	llm_job job = {.kind = LLM_JOB_GENERATE,
+	               .rows = &question,
+	               .n_rows = 1,
+	               .max_tokens = n_gen,
+	               .sample = {.temperature = greedy ? 0.0f : 1.0f, .seed = SEED}};
+
+	return measure(b, &job, f);
+}
+
+/*
+ * Measures what n_gen further tokens take beyond the first one; *n gets how many there were. At
+ * temperature 1 prompt lookup hardly ever guesses right, so each token takes a pass.
+ */
 static llm_status
 measure_decode(bench *b, bool greedy, double *ms, double *n, figure *whole)
 {
 	figure first;
 
-	if (measure_generate(b, DECODE_PROMPT, 1, 1, greedy, &first) != LLM_OK ||
-	    measure_generate(b, DECODE_PROMPT, b->s->n_gen + 1, 1, greedy, whole) != LLM_OK)
+	if (measure_answer(b, 1, greedy, &first) != LLM_OK ||
+	    measure_answer(b, b->s->n_gen + 1, greedy, whole) != LLM_OK)
 		return b->err->code;
 	*ms = whole->ms - first.ms;
 	*n = (double) whole->stats.n_output_tokens - 1;
@@ -259,6 +271,7 @@ work_decode(bench *b)
 	if (measure_decode(b, false, &ms, &n, &f) != LLM_OK)
 		return b->err->code;
 	print_figure("decode/sampled", rate(n, ms), "tok/s");
+	print_figure("decode/sampled/tokens", n, "tokens");
 	return LLM_OK;
 }
 
@@ -394,7 +407,7 @@ table_decoder(bench *b)
 	double ms;
 	double n;
 
-	if (measure_generate(b, s->n_prompt, 1, 1, true, &f) != LLM_OK)
+	if (measure_generate(b, s->n_prompt, 1, 1, &f) != LLM_OK)
 		return b->err->code;
 	printf("prefill    %8.0f tok/s   a prompt of %llu tokens in %.1f ms\n",
 	       rate((double) f.stats.n_prompt_tokens, f.ms),
@@ -404,7 +417,7 @@ table_decoder(bench *b)
 	printf("decode     %8.0f tok/s   %.0f tokens in %.1f ms, %llu of %llu drafts accepted\n",
 	       rate(n, ms), n, ms, (unsigned long long) f.stats.n_accepted_tokens,
 	       (unsigned long long) f.stats.n_draft_tokens);
-	if (measure_generate(b, DECODE_PROMPT, s->n_gen, s->n_batch, true, &f) != LLM_OK)
+	if (measure_generate(b, BATCH_PROMPT, s->n_gen, s->n_batch, &f) != LLM_OK)
 		return b->err->code;
 	printf("batch      %8.0f tok/s   %u prompts at once, %llu tokens in %.1f ms\n",
 	       rate((double) f.stats.n_output_tokens, f.ms), s->n_batch,
