@@ -146,7 +146,7 @@ llm_cpu_matmul(pp_backend *be, float *dev_out, const float *dev_x, const pp_matr
 		return PP_OK;
 	}
 	quantise_rows(&a, 0, n_tokens, 0);
-	grain = (n_panels / n_threads / 2 + 2) / 2 * 2;
+	grain = (n_panels / n_threads / 4 + 3) / 4 * 4; /* 4 panels are read side by side */
 	llm_pool_for(cpu->pool, n_panels, grain, multiply_panels, &a);
 	return PP_OK;
 }

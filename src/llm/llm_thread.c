@@ -1,16 +1,20 @@
 /*
- * llm_thread.c: the pool: an epoch that the driver raises, a counter that hands items out, a
- * counter of workers still busy.
+ * llm_thread.c: the pool: a gate that workers pass while a region is open, and a counter that hands
+ * its items out.
  *
  * Why not OpenMP: its workers spin for milliseconds (or sleep at once), it makes a pool for every
- * thread that calls it, and the engine is a guest on a database server.
+ * thread that calls it, and a region waits for every worker. The engine is a guest on a database
+ * server, where a core may be busy with something else: here the driver waits only for workers that
+ * have begun, so one that does not get a core in time costs nothing, and the others do its share.
  *
- * Protocol. The driver fills fn, arg, n_items and grain, sets n_busy, and then raises epoch
- * (release); a worker that sees a new epoch (acquire) may read them until it lowers n_busy
- * (release). The driver touches them again only when n_busy is 0 (acquire). Sleeping is guarded by
- * the mutex: a sleeper counts itself, and looks at what it waits for once more, before it waits;
- * who changes it looks at the count afterwards. All four accesses are sequentially consistent, so
- * one of the two always sees the other.
+ * Protocol. The gate is one word: the region's number, whether it is open, and how many workers are
+ * inside. The driver fills fn, arg, n_items and grain while nobody is inside and opens the gate
+ * with the next number (release). A worker enters by counting itself with a compare-and-swap that
+ * succeeds only while the gate is open (acquire), at most once a region. When the items are gone
+ * the driver closes the gate and waits until nobody is inside (acquire), so the fields are never
+ * written under a reader. Sleeping is guarded by the mutex: a sleeper counts itself, and looks at
+ * the gate once more, before it waits; who changes the gate looks at the count afterwards. Those
+ * accesses are sequentially consistent, so one of the two always sees the other.
  */
 #include "llm_thread.h"
 
@@ -23,6 +27,10 @@
 
 #define N_SPINS 4000 /* about 50 µs: longer than the serial gaps between the ops of a pass */
 #define N_MAX   1024
+
+#define GATE_OPEN   ((uint64_t) 1 << 31)
+#define GATE_INSIDE (GATE_OPEN - 1) /* the number of workers inside */
+#define GATE_REGION ((uint64_t) 1 << 32)
 
 typedef struct llm_worker
 {
@@ -41,12 +49,11 @@ struct llm_pool
 	uint32_t n_started; /* workers that must be joined */
 	llm_worker *workers;
 	pthread_mutex_t mutex;
-	pthread_cond_t changed; /* a worker waits for epoch, the driver for n_busy */
+	pthread_cond_t changed; /* the gate */
 	_Atomic bool stop;
-	_Alignas(64) _Atomic uint32_t epoch;
+	_Alignas(64) _Atomic uint64_t gate;
 	_Atomic uint32_t n_sleeping;
 	_Alignas(64) _Atomic uint64_t next; /* first item not handed out; 64 bits: no wrap-around */
-	_Alignas(64) _Atomic uint32_t n_busy;
 };
 
 /* Tells the core that this is a spin loop. */
@@ -58,22 +65,26 @@ spin_pause(void)
 #endif
 }
 
-/* Spins, then sleeps, while *value is equal to (or, with equal = false, other than) what. */
-static void
-wait_while(llm_pool *pool, _Atomic uint32_t *value, uint32_t what, bool equal)
+/* Spins, then sleeps, until the gate differs from seen; returns what it is then. */
+static uint64_t
+wait_change(llm_pool *pool, uint64_t seen)
 {
+	uint64_t now = seen;
+
 	for (uint32_t i = 0; i < N_SPINS; i++)
 	{
-		if ((atomic_load_explicit(value, memory_order_acquire) == what) != equal)
-			return;
+		now = atomic_load_explicit(&pool->gate, memory_order_acquire);
+		if (now != seen)
+			return now;
 		spin_pause();
 	}
 	pthread_mutex_lock(&pool->mutex);
 	atomic_fetch_add(&pool->n_sleeping, 1);
-	while ((atomic_load(value) == what) == equal)
+	while ((now = atomic_load(&pool->gate)) == seen)
 		pthread_cond_wait(&pool->changed, &pool->mutex);
 	atomic_fetch_sub(&pool->n_sleeping, 1);
 	pthread_mutex_unlock(&pool->mutex);
+	return now;
 }
 
 /* Wakes whoever sleeps; to be called after the change that they wait for. */
@@ -106,22 +117,29 @@ take_items(llm_pool *pool, uint32_t thread)
 	}
 }
 
-/* The life of a worker: a region for every new epoch. */
+/* The life of a worker: every region whose gate it finds open. */
 static void *
 worker_main(void *arg)
 {
 	llm_worker *w = arg;
 	llm_pool *pool = w->pool;
+	uint64_t gate = atomic_load(&pool->gate);
+	uint64_t done = 0; /* the last region it was in; the first has number 1 */
 
-	for (uint32_t epoch = 0;; epoch++)
+	while (!atomic_load(&pool->stop))
 	{
-		wait_while(pool, &pool->epoch, epoch, true);
-		if (atomic_load(&pool->stop))
-			return NULL;
-		take_items(pool, w->index);
-		if (atomic_fetch_sub(&pool->n_busy, 1) == 1)
-			wake(pool);
+		if ((gate & GATE_OPEN) == 0 || gate / GATE_REGION == done)
+			gate = wait_change(pool, gate);
+		else if (atomic_compare_exchange_weak(&pool->gate, &gate, gate + 1))
+		{
+			take_items(pool, w->index);
+			done = gate / GATE_REGION;
+			gate = atomic_fetch_sub(&pool->gate, 1) - 1;
+			if ((gate & (GATE_OPEN | GATE_INSIDE)) == 0)
+				wake(pool);
+		}
 	}
+	return NULL;
 }
 
 /* The number of cores that the process may use. */
@@ -181,7 +199,7 @@ llm_pool_free(llm_pool *pool)
 	if (pool == NULL)
 		return;
 	atomic_store(&pool->stop, true);
-	atomic_fetch_add(&pool->epoch, 1);
+	atomic_fetch_add(&pool->gate, GATE_REGION);
 	wake(pool);
 	for (uint32_t i = 0; i < pool->n_started; i++)
 		pthread_join(pool->workers[i].thread, NULL);
@@ -198,32 +216,40 @@ llm_pool_n_threads(const llm_pool *pool)
 	return pool->n_threads;
 }
 
+/* A region without help. */
+static void
+run_alone(uint32_t n_items, uint32_t grain, llm_pool_fn fn, void *arg)
+{
+	for (uint64_t begin = 0; begin < n_items; begin += grain)
+	{
+		uint64_t end = begin + grain < n_items ? begin + grain : n_items;
+
+		fn(arg, (uint32_t) begin, (uint32_t) end, 0);
+	}
+}
+
 /* Runs one region; see the header. */
 void
 llm_pool_for(llm_pool *pool, uint32_t n_items, uint32_t grain, llm_pool_fn fn, void *arg)
 {
-	if (n_items == 0)
-		return;
+	uint64_t gate;
+
 	if (grain == 0)
 		grain = 1;
 	if (pool->n_threads == 1 || n_items <= grain)
 	{
-		for (uint32_t i = 0; i < n_items; i += grain)
-		{
-			fn(arg, i, n_items - i < grain ? n_items : i + grain, 0);
-			if (n_items - i <= grain)
-				return;
-		}
+		run_alone(n_items, grain, fn, arg);
+		return;
 	}
 	pool->fn = fn;
 	pool->arg = arg;
 	pool->n_items = n_items;
 	pool->grain = grain;
 	atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
-	atomic_store_explicit(&pool->n_busy, pool->n_threads - 1, memory_order_relaxed);
-	atomic_fetch_add(&pool->epoch, 1);
+	atomic_fetch_add(&pool->gate, GATE_REGION | GATE_OPEN);
 	wake(pool);
 	take_items(pool, 0);
-	for (uint32_t busy; (busy = atomic_load_explicit(&pool->n_busy, memory_order_acquire)) != 0;)
-		wait_while(pool, &pool->n_busy, busy, true);
+	gate = atomic_fetch_sub(&pool->gate, GATE_OPEN) - GATE_OPEN;
+	while ((gate & GATE_INSIDE) != 0)
+		gate = wait_change(pool, gate);
 }

@@ -25,8 +25,8 @@ uint32_t llm_pool_n_threads(const llm_pool *pool);
 
 /*
  * Calls fn until all of [0, n_items) is done, grain items (at least 1) at a time, each item by one
- * call. Returns when every call has returned. Without more than one grain of items it is a plain
- * call.
+ * call. Returns when every call has returned; it does not wait for workers that have not begun.
+ * Without more than one grain of items it is a plain call.
  */
 void llm_pool_for(llm_pool *pool, uint32_t n_items, uint32_t grain, llm_pool_fn fn, void *arg);
 
