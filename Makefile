@@ -119,7 +119,7 @@ check-fuzz:                     ## every fuzz target for some seconds; all compi
 	    $(FUZZ_LIMITS) -max_total_time=$(FUZZ_SMOKE_SECONDS) $(BUILD)/fuzz/corpus/$(f) \
 	    test/corpus/$(f) && echo $(f): 1 passed, 0 failed'")
 
-check-scripts:                  ## the tests of the scripts themselves
+check-scripts: engine           ## the tests of the scripts and of the command line
 	$(RUN) --name scripts $(SCRIPT_TESTS:%="$(PYTHON) test/%.py")
 
 fuzz-gguf fuzz-safetensors fuzz-json: ## fuzz one parser for FUZZ_SECONDS
