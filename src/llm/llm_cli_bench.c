@@ -16,8 +16,9 @@
 #include "llm_cli.h"
 
 #define REPEATS_MAX     32
-#define ROWS_WARM       64u /* rows of a big job that warm up */
-#define BATCH_PROMPT    16u /* tokens of the prompts of the table's batch */
+#define REPEAT_MS       30000.0 /* after this long a job is not run again */
+#define ROWS_WARM       64u     /* rows of a big job that warm up */
+#define BATCH_PROMPT    16u     /* tokens of the prompts of the table's batch */
 #define PAD_GROUP       32u /* batch size of the padded baselines, sentence-transformers' default */
 #define PAD_BUDGET      2048u /* a padded row runs in one pass */
 #define PROMPT_ATTEMPTS 4
@@ -110,27 +111,30 @@ by_time(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Runs a job once to warm up, on a few of its rows, then several times. */
+/* Runs a job once to warm up, on a few of its rows, then several times; long ones fewer times. */
 static llm_status
 measure(bench *b, llm_job *job, figure *f)
 {
 	uint32_t n_rows = job->n_rows;
 	double ms[REPEATS_MAX];
+	double total = 0;
+	uint32_t n = 0;
 	llm_cli_result result = {0};
 	llm_status status;
 
 	job->n_rows = n_rows < ROWS_WARM ? n_rows : ROWS_WARM;
 	status = run_once(b, job, &result);
 	job->n_rows = n_rows;
-	for (uint32_t i = 0; status == LLM_OK && i < b->s->n_repeats; i++)
+	while (status == LLM_OK && n < b->s->n_repeats && total < REPEAT_MS)
 	{
 		status = run_once(b, job, &result);
-		ms[i] = result.ms;
+		ms[n++] = result.ms;
+		total += result.ms;
 	}
 	if (status != LLM_OK)
 		return status;
-	qsort(ms, b->s->n_repeats, sizeof(ms[0]), by_time);
-	f->ms = ms[b->s->n_repeats / 2];
+	qsort(ms, n, sizeof(ms[0]), by_time);
+	f->ms = ms[n / 2];
 	f->stats = result.stats;
 	return LLM_OK;
 }
@@ -545,7 +549,8 @@ llm_cli_bench(int argc, char **argv)
 	    {"--gen", "N", LLM_CLI_COUNT, &s.n_gen, "tokens to generate (128)"},
 	    {"--batch", "N", LLM_CLI_COUNT, &s.n_batch, "prompts or texts at once (32)"},
 	    {"--threads", "N", LLM_CLI_COUNT, &s.n_threads, "threads (all cores)"},
-	    {"--repeats", "N", LLM_CLI_COUNT, &s.n_repeats, "runs of which the median counts (5)"},
+	    {"--repeats", "N", LLM_CLI_COUNT, &s.n_repeats,
+	     "runs of which the median counts, at most (5)"},
 	    {"--f32", NULL, LLM_CLI_FLAG, &s.f32, "compute in float instead of int8"},
 	    {"--work", "WORK", LLM_CLI_TEXT, &s.work, "only prefill, decode, classify or embed"},
 	    {"--mode", "MODE", LLM_CLI_TEXT, &s.mode, "packed; baselines: padded, sorted, unshared"},
