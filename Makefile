@@ -30,12 +30,13 @@ LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_label llm_pack llm_prefix l
 LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_grammar_step \
                 llm_sample llm_stop llm_vocab_trie
 LLM_ENGINE    = llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
-                llm_engine_pass llm_engine_score llm_engine_generate
+                llm_engine_pass llm_engine_score llm_engine_generate llm_dummy \
+                llm_wire_job llm_server llm_server_conn llm_server_job llm_server_admin
 KERNELS_REF   = matmul_ref norm_ref activate_ref rope_ref attention_ref pool_ref
 
 # What only the process has: the server loop, the command line. May print and exit.
 LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_generate llm_cli_inspect llm_cli_model \
-                llm_cli_selftest
+                llm_cli_selftest llm_cli_serve
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 

@@ -117,5 +117,6 @@ int llm_cli_generate(int argc, char **argv);
 int llm_cli_inspect(int argc, char **argv);
 int llm_cli_selftest(int argc, char **argv);
 int llm_cli_bench(int argc, char **argv);
+int llm_cli_serve(int argc, char **argv);
 
 #endif /* LLM_CLI_H */

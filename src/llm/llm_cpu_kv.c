@@ -63,13 +63,13 @@ llm_cpu_kv_create(pp_backend *be, const pp_attn *attn, uint32_t n_layers, uint32
 	    bytes > SIZE_MAX / 2)
 		return llm_cpu_fail(cpu, PP_E_NOMEM, "a KV pool of %u pages is too large", n_pages);
 	kv->layers = llm_calloc(n_layers, sizeof(*kv->layers));
-	kv->data = llm_malloc_aligned((size_t) bytes + 64, 64);
-	if ((kv->layers == NULL && n_layers > 0) || kv->data == NULL)
+	kv->block = llm_calloc((size_t) bytes + 128, 1);
+	if ((kv->layers == NULL && n_layers > 0) || kv->block == NULL)
 	{
 		llm_cpu_kv_destroy(be);
 		return llm_cpu_fail(cpu, PP_E_NOMEM, "out of memory for a KV pool of %u pages", n_pages);
 	}
-	memset(kv->data, 0, (size_t) bytes + 64);
+	kv->data = (uint8_t *) kv->block + (64 - (uintptr_t) kv->block % 64) % 64;
 	kv->bf16 = precision != PP_PREC_F32;
 	kv->n_layers = n_layers;
 	kv->n_pages = n_pages;
@@ -89,7 +89,7 @@ llm_cpu_kv_destroy(pp_backend *be)
 {
 	llm_cpu_kv *kv = &llm_cpu_of(be)->kv;
 
-	llm_free(kv->data);
+	llm_free(kv->block);
 	llm_free(kv->layers);
 	*kv = (llm_cpu_kv){0};
 }

@@ -187,7 +187,8 @@ propose(llm_slot *slot, llm_seq *seq, int32_t *drafts, uint32_t max)
 	    llm_tokenize(slot->model->tokenizer, bytes, n_bytes, 0, &forced, NULL) != LLM_OK)
 		forced.n = 0;
 	n = forced.n < max ? (uint32_t) forced.n : max;
-	memcpy(drafts, forced.ids, n * sizeof(int32_t));
+	if (n > 0)
+		memcpy(drafts, forced.ids, n * sizeof(int32_t));
 	llm_tokens_free(&forced);
 	return n;
 }

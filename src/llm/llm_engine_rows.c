@@ -106,6 +106,15 @@ too_long(const llm_slot *slot, uint64_t n_tokens, llm_error *err)
 	                (unsigned long long) n_tokens, slot->name, slot->n_ctx);
 }
 
+/* Appends a run of ids; a run may be empty. */
+static int32_t *
+append_ids(int32_t *at, const int32_t *ids, size_t n)
+{
+	if (n > 0)
+		memcpy(at, ids, n * sizeof(int32_t));
+	return at + n;
+}
+
 /*
  * Gives a sequence the tokens head ‖ text ‖ tail, followed by the task's trie nodes when it scores
  * labels. Cuts the text when the job allows it.
@@ -141,13 +150,11 @@ seq_fill(const llm_slot *slot, llm_seq *seq, const frame *f, llm_text text, llm_
 	}
 	if (status == LLM_OK)
 	{
-		int32_t *at = seq->tokens;
+		int32_t *at = append_ids(seq->tokens, f->head.ids, f->head.n);
 
-		memcpy(at, f->head.ids, f->head.n * sizeof(int32_t));
-		memcpy(at + f->head.n, middle.ids, middle.n * sizeof(int32_t));
-		memcpy(at + f->head.n + middle.n, f->tail.ids, f->tail.n * sizeof(int32_t));
-		if (n_nodes > 0)
-			memcpy(at + seq->n_prompt, labels->tokens, n_nodes * sizeof(int32_t));
+		at = append_ids(at, middle.ids, middle.n);
+		at = append_ids(at, f->tail.ids, f->tail.n);
+		(void) append_ids(at, labels != NULL ? labels->tokens : NULL, n_nodes);
 	}
 	llm_tokens_free(&middle);
 	return status;

@@ -23,6 +23,7 @@ static const struct
     {"inspect", "show what a model file holds", llm_cli_inspect},
     {"selftest", "check that this machine computes rightly", llm_cli_selftest},
     {"bench", "measure how fast a model runs on this machine", llm_cli_bench},
+    {"serve", "answer on a socket; the database's supervisor runs this", llm_cli_serve},
 };
 
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))

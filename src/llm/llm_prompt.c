@@ -133,7 +133,7 @@ build_kind(const llm_job *job, const llm_text *label, const llm_text *query, tex
 			break;
 		default:
 			put_or(prefix, &job->instruction, "");
-			if (job->n_rows > 0 && job->instruction.n > 0 && !(job->flags & LLM_JOB_RAW))
+			if (job->rows != NULL && job->instruction.n > 0 && !(job->flags & LLM_JOB_RAW))
 				put_str(prefix, "\n\n");
 			break;
 	}

@@ -1,0 +1,25 @@
+/*
+ * llm_server.h: the engine process: serves llm_wire.h on a Unix socket until it is told to stop.
+ *
+ * It stops when the control descriptor reads end-of-file (the supervisor has gone), on SIGTERM or
+ * SIGINT, or when the device is lost (then with a failure, so that the supervisor starts a fresh
+ * process).
+ */
+#ifndef LLM_SERVER_H
+#define LLM_SERVER_H
+
+#include "llm.h"
+
+typedef struct llm_server_params
+{
+	const char *socket_path;
+	const char *model_directory; /* models are named by their path in it */
+	int control_fd;              /* -1 = none */
+	bool allow_faults;           /* tests only: FAULT frames are obeyed */
+	llm_engine_params engine;
+} llm_server_params;
+
+/* Runs until the end. LLM_OK: it was told to stop. */
+llm_status llm_server_run(const llm_server_params *params, llm_error *err);
+
+#endif /* LLM_SERVER_H */

@@ -1,0 +1,315 @@
+/*
+ * llm_server_conn.c: one client: frames in, bytes out.
+ *
+ * Input is taken as it comes and handled frame by frame; an unfinished frame costs its bytes and
+ * nothing else, and is waited for half a minute at most. Output is bounded: a client that does not
+ * read is cut off when SERVER_OUTPUT_MAX bytes wait for it, so that it can hurt nobody but itself.
+ */
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "llm_alloc.h"
+#include "llm_server_internal.h"
+
+#define READ_BYTES 65536
+
+/* Makes a connection of an accepted socket. */
+conn *
+conn_create(server *s, int fd)
+{
+	conn *c = llm_calloc(1, sizeof(*c));
+
+	if (c == NULL)
+		return NULL;
+	c->server = s;
+	c->fd = fd;
+	c->caller = ++s->next_caller;
+	c->out.grow = llm_wire_grow;
+	pthread_mutex_init(&c->mutex, NULL);
+	return c;
+}
+
+/* Frees a closed connection without jobs. */
+void
+conn_free(conn *c)
+{
+	pthread_mutex_destroy(&c->mutex);
+	llm_free(c->in);
+	llm_free(c->out.bytes);
+	llm_free(c);
+}
+
+/* Stops reading and writing; running jobs are cancelled and end by themselves. */
+void
+conn_close(conn *c)
+{
+	if (c->closed)
+		return;
+	c->closed = true;
+	pthread_mutex_lock(&c->mutex);
+	c->dead = true;
+	pthread_mutex_unlock(&c->mutex);
+	epoll_ctl(c->server->epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
+	close(c->fd);
+	c->fd = -1;
+	llm_engine_cancel_caller(c->server->engine, c->caller);
+	pthread_mutex_lock(&c->server->mutex);
+	for (server_job *job = c->jobs; job != NULL; job = job->next)
+		if (!job->running)
+			job->done = true;
+	pthread_mutex_unlock(&c->server->mutex);
+}
+
+/* Locks the output for a writer of frames. */
+llm_wire_writer *
+conn_lock_output(conn *c)
+{
+	pthread_mutex_lock(&c->mutex);
+	if (!c->dead)
+		return &c->out;
+	pthread_mutex_unlock(&c->mutex);
+	return NULL;
+}
+
+/* Unlocks; output that cannot be kept makes the connection dead, and the I/O thread closes it. */
+void
+conn_unlock_output(conn *c)
+{
+	if (c->out.failed || c->out.n - c->n_sent > SERVER_OUTPUT_MAX)
+		c->dead = true;
+	pthread_mutex_unlock(&c->mutex);
+	server_wake(c->server);
+}
+
+/* Sends an error. */
+void
+conn_error(conn *c, uint64_t id, llm_status status, const char *message)
+{
+	llm_wire_writer *w = conn_lock_output(c);
+
+	if (w == NULL)
+		return;
+	llm_wire_put_error(w, id, status, message);
+	conn_unlock_output(c);
+}
+
+/* Asks epoll for write readiness, or no longer. */
+static void
+want_write(conn *c, bool want)
+{
+	struct epoll_event event = {.events = EPOLLIN | (want ? EPOLLOUT : 0), .data.ptr = c};
+
+	if (c->wants_write == want)
+		return;
+	c->wants_write = want;
+	epoll_ctl(c->server->epoll_fd, EPOLL_CTL_MOD, c->fd, &event);
+}
+
+/* Sends what waits, as far as the socket takes it. */
+void
+conn_flush(conn *c)
+{
+	bool failed = false;
+	bool rest;
+
+	if (c->closed)
+		return;
+	pthread_mutex_lock(&c->mutex);
+	while (c->n_sent < c->out.n)
+	{
+		ssize_t n = send(c->fd, c->out.bytes + c->n_sent, c->out.n - c->n_sent,
+		                 MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+		{
+			failed = errno != EAGAIN && errno != EWOULDBLOCK;
+			break;
+		}
+		c->n_sent += (size_t) n;
+	}
+	rest = c->n_sent < c->out.n;
+	if (!rest)
+		c->n_sent = c->out.n = 0;
+	else if (c->n_sent > SERVER_OUTPUT_MAX / 4)
+	{
+		memmove(c->out.bytes, c->out.bytes + c->n_sent, c->out.n - c->n_sent);
+		c->out.n -= c->n_sent;
+		c->n_sent = 0;
+	}
+	failed = failed || c->dead;
+	pthread_mutex_unlock(&c->mutex);
+	if (failed)
+		conn_close(c);
+	else
+		want_write(c, rest);
+}
+
+/* Answers HELLO. */
+static bool
+greet(conn *c, uint64_t id, llm_wire_reader *r)
+{
+	uint32_t magic = llm_wire_get_u32(r);
+	uint32_t version = llm_wire_get_u32(r);
+	llm_wire_writer *w;
+
+	c->pid = llm_wire_get_u32(r);
+	if (!llm_wire_complete(r) || magic != LLM_WIRE_MAGIC)
+	{
+		conn_error(c, id, LLM_E_FORMAT, "not a prepack client");
+		return false;
+	}
+	if (version != LLM_WIRE_VERSION)
+	{
+		conn_error(c, id, LLM_E_UNSUPPORTED,
+		           "protocol version is not supported; the engine speaks version 1");
+		return false;
+	}
+	c->greeted = true;
+	if ((w = conn_lock_output(c)) == NULL)
+		return false;
+	llm_wire_begin(w, LLM_WIRE_WELCOME, id);
+	llm_wire_put_u32(w, LLM_WIRE_MAGIC);
+	llm_wire_put_u32(w, LLM_WIRE_VERSION);
+	llm_wire_put_u32(w, (uint32_t) getpid());
+	llm_wire_end(w);
+	conn_unlock_output(c);
+	return true;
+}
+
+/* Handles one whole frame; false: the connection must be closed. */
+static bool
+handle(conn *c, const llm_wire_header *h, llm_wire_reader *r)
+{
+	if (h->type == LLM_WIRE_HELLO)
+		return !c->greeted && greet(c, h->id, r);
+	if (!c->greeted)
+	{
+		conn_error(c, 0, LLM_E_FORMAT, "the first frame must be HELLO");
+		return false;
+	}
+	switch (h->type)
+	{
+		case LLM_WIRE_JOB:
+			return server_job_begin(c, h->id, r);
+		case LLM_WIRE_ROWS:
+			return server_job_rows(c, h->id, r);
+		case LLM_WIRE_RUN:
+			return server_job_run(c, h->id);
+		case LLM_WIRE_CANCEL:
+			server_job_cancel(c, h->id);
+			return true;
+		case LLM_WIRE_LOAD:
+			return server_load_model(c, h->id, r);
+		case LLM_WIRE_UNLOAD:
+			return server_unload_model(c, h->id, r);
+		case LLM_WIRE_STATS:
+			server_reply_stats(c, h->id);
+			return true;
+		case LLM_WIRE_MODELS:
+			server_reply_models(c, h->id);
+			return true;
+		case LLM_WIRE_QUEUE:
+			server_reply_queue(c, h->id);
+			return true;
+		case LLM_WIRE_PREFIXES:
+			return server_reply_prefixes(c, h->id, r);
+		case LLM_WIRE_FAULT:
+			return server_fault(c, h->id, r);
+		default:
+			conn_error(c, 0, LLM_E_FORMAT, "unknown type of frame");
+			return false;
+	}
+}
+
+/* Handles all whole frames of the input. Returns false when the connection must be closed. */
+static bool
+handle_input(conn *c)
+{
+	size_t at = 0;
+	bool good = true;
+
+	while (good && c->n_in - at >= LLM_WIRE_HEADER)
+	{
+		llm_wire_header h;
+		llm_wire_reader r;
+
+		if (!llm_wire_get_header(c->in + at, &h))
+		{
+			conn_error(c, 0, LLM_E_FORMAT, "malformed frame header");
+			return false;
+		}
+		if (h.length > c->n_in - at - LLM_WIRE_HEADER)
+			break;
+		r = (llm_wire_reader){c->in + at + LLM_WIRE_HEADER, h.length, false};
+		good = handle(c, &h, &r);
+		at += LLM_WIRE_HEADER + h.length;
+	}
+	memmove(c->in, c->in + at, c->n_in - at);
+	c->n_in -= at;
+	if (c->n_in == 0)
+		c->frame_since_ms = 0;
+	else if (at > 0 || c->frame_since_ms == 0)
+		c->frame_since_ms = server_now_ms();
+	return good;
+}
+
+/* Makes room for one more read. */
+static bool
+make_room(conn *c)
+{
+	uint8_t *grown;
+
+	if (c->cap_in - c->n_in >= READ_BYTES)
+		return true;
+	if (c->cap_in > (size_t) LLM_WIRE_PAYLOAD_MAX + LLM_WIRE_HEADER + READ_BYTES)
+		return false;
+	if ((grown = llm_realloc_array(c->in, c->cap_in * 2 + READ_BYTES, 1)) == NULL)
+		return false;
+	c->in = grown;
+	c->cap_in = c->cap_in * 2 + READ_BYTES;
+	return true;
+}
+
+/* Takes what the socket has. */
+void
+conn_readable(conn *c)
+{
+	while (!c->closed)
+	{
+		ssize_t n;
+
+		if (!make_room(c))
+		{
+			conn_close(c);
+			return;
+		}
+		n = recv(c->fd, c->in + c->n_in, c->cap_in - c->n_in, MSG_DONTWAIT);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return;
+		if (n <= 0)
+		{
+			conn_close(c);
+			return;
+		}
+		c->n_in += (size_t) n;
+		if (!handle_input(c))
+		{
+			conn_flush(c);
+			conn_close(c);
+			return;
+		}
+		/* Idle connections do not keep the room of a large frame. */
+		if (c->n_in == 0 && c->cap_in > 4 * READ_BYTES)
+		{
+			llm_free(c->in);
+			c->in = NULL;
+			c->cap_in = 0;
+		}
+	}
+}

@@ -1,0 +1,147 @@
+/*
+ * llm_server_internal.h: what the files of the server share.
+ *
+ *	llm_server.c		setting up, the I/O loop, the engine thread
+ *	llm_server_conn.c	connections: frames in, bytes out
+ *	llm_server_job.c	jobs: assembling, running, results
+ *	llm_server_admin.c	models, statistics, queue
+ *
+ * Threads: the I/O thread owns sockets, connections and their input. The engine thread steps the
+ * engine and runs its callbacks, which append to a connection's output. Loader threads load one
+ * model each.
+ *
+ * Locks: server.mutex guards the lists of jobs and of loads, and what callbacks write into jobs.
+ * conn.mutex guards a connection's output. Order: server.mutex, then conn.mutex. Neither is held
+ * while computing.
+ *
+ * A connection is freed by the I/O thread when it is closed and its last job has ended: callbacks
+ * never meet a freed one.
+ */
+#ifndef LLM_SERVER_INTERNAL_H
+#define LLM_SERVER_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "llm_server.h"
+#include "llm_wire_job.h"
+
+#define SERVER_OUTPUT_MAX ((size_t) 64 << 20) /* a reader slower than this is cut off */
+#define SERVER_STALL_MS   30000.0             /* an unfinished frame is waited for this long */
+#define SERVER_JOBS_MAX   1024u               /* jobs of one connection */
+
+typedef struct server server;
+typedef struct conn conn;
+
+/* A job of a connection. */
+typedef struct server_job
+{
+	struct server_job *next;
+	conn *conn;
+	uint64_t id;        /* the client's */
+	uint64_t engine_id; /* 0 until it runs */
+	llm_wire_job wire;
+	uint32_t n_rows_done;
+	uint64_t n_tokens;
+	double received_ms;
+	double started_ms; /* RUN */
+	bool running;
+	bool done; /* set by on_done; the I/O thread frees it */
+} server_job;
+
+struct conn
+{
+	conn *next;
+	server *server;
+	int fd;
+	uint64_t caller; /* fairness key of the engine */
+	uint32_t pid;    /* of the client */
+	bool greeted;
+	bool closed; /* no more input; fd is -1 */
+	uint8_t *in;
+	size_t n_in;
+	size_t cap_in;
+	double frame_since_ms; /* when the unfinished frame began; 0 = none */
+	server_job *jobs;      /* server.mutex */
+
+	pthread_mutex_t mutex;
+	llm_wire_writer out; /* mutex */
+	size_t n_sent;       /* mutex: bytes of out that have gone */
+	bool dead;           /* mutex: output is dropped */
+	bool wants_write;    /* epoll waits for it */
+};
+
+/* A load in progress, and who waits for it. */
+typedef struct server_load
+{
+	struct server_load *next;
+	server *server;
+	char path[512];
+	struct
+	{
+		uint64_t caller;
+		uint64_t id;
+	} waiters[64];
+	uint32_t n_waiters;
+	double started_ms;
+} server_load;
+
+struct server
+{
+	llm_server_params params;
+	char model_root[4096]; /* model_directory, resolved */
+	llm_engine *engine;
+	int listen_fd;
+	int epoll_fd;
+	int wake_fd; /* eventfd: output is there, or a job has ended */
+	int signal_fd;
+	conn *conns;
+	uint64_t next_caller;
+	bool stop;
+	double started_ms;
+
+	pthread_mutex_t mutex;
+	server_load *loads;
+
+	pthread_t engine_thread;
+	pthread_mutex_t engine_mutex;
+	pthread_cond_t engine_cond;
+	bool engine_woken;            /* engine_mutex */
+	bool engine_stop;             /* engine_mutex */
+	_Atomic double pass_since_ms; /* when the running step began; 0 = idle */
+	_Atomic bool wake_pending;
+};
+
+double server_now_ms(void);
+void server_wake(server *s); /* from any thread: lets the I/O loop look at outputs and jobs */
+
+/* llm_server_conn.c */
+conn *conn_create(server *s, int fd);
+void conn_readable(conn *c);
+void conn_flush(conn *c);
+void conn_close(conn *c);
+void conn_free(conn *c);
+/* Runs write with the output locked; drops the output of a dead connection. */
+void conn_error(conn *c, uint64_t id, llm_status status, const char *message);
+llm_wire_writer *conn_lock_output(conn *c); /* NULL, and not locked: the connection is dead */
+void conn_unlock_output(conn *c);
+
+/* llm_server_job.c: called by the I/O thread; false: the connection must be closed. */
+bool server_job_begin(conn *c, uint64_t id, llm_wire_reader *r);
+bool server_job_rows(conn *c, uint64_t id, llm_wire_reader *r);
+bool server_job_run(conn *c, uint64_t id);
+void server_job_cancel(conn *c, uint64_t id);
+void server_jobs_sweep(conn *c); /* frees the ended ones */
+
+/* llm_server_admin.c */
+bool server_load_model(conn *c, uint64_t id, llm_wire_reader *r);
+bool server_unload_model(conn *c, uint64_t id, llm_wire_reader *r);
+void server_reply_stats(conn *c, uint64_t id);
+void server_reply_models(conn *c, uint64_t id);
+void server_reply_queue(conn *c, uint64_t id);
+bool server_reply_prefixes(conn *c, uint64_t id, llm_wire_reader *r);
+bool server_fault(conn *c, uint64_t id, llm_wire_reader *r);
+/* True when a path is being loaded; *ms gets for how long. */
+bool server_is_loading(server *s, const char *path, double *ms);
+
+#endif /* LLM_SERVER_INTERNAL_H */

@@ -1,0 +1,241 @@
+/*
+ * llm_server_job.c: jobs of connections: assembled by the I/O thread, run by the engine thread.
+ */
+#include <stdio.h>
+
+#include "llm_alloc.h"
+#include "llm_dummy.h"
+#include "llm_server_internal.h"
+
+/* Finds a job of a connection that is not over. */
+static server_job *
+find_job(conn *c, uint64_t id)
+{
+	for (server_job *job = c->jobs; job != NULL; job = job->next)
+		if (job->id == id && !job->done)
+			return job;
+	return NULL;
+}
+
+/* Takes a job off its list and frees it. */
+static void
+drop_job(conn *c, server_job *job)
+{
+	server_job **link = &c->jobs;
+
+	pthread_mutex_lock(&c->server->mutex);
+	while (*link != NULL && *link != job)
+		link = &(*link)->next;
+	if (*link == job)
+		*link = job->next;
+	pthread_mutex_unlock(&c->server->mutex);
+	llm_wire_job_free(&job->wire);
+	llm_free(job);
+}
+
+/* Frees the jobs that have ended. */
+void
+server_jobs_sweep(conn *c)
+{
+	server_job *job = c->jobs;
+
+	while (job != NULL)
+	{
+		server_job *next = job->next;
+		bool done;
+
+		pthread_mutex_lock(&c->server->mutex);
+		done = job->done;
+		pthread_mutex_unlock(&c->server->mutex);
+		if (done)
+			drop_job(c, job);
+		job = next;
+	}
+}
+
+/* Begins a job. A bad job fails alone; its rows are then unknown and ignored. */
+bool
+server_job_begin(conn *c, uint64_t id, llm_wire_reader *r)
+{
+	server_job *job;
+	llm_error err;
+	uint32_t n = 0;
+
+	server_jobs_sweep(c);
+	for (job = c->jobs; job != NULL; job = job->next)
+		n++;
+	if (n >= SERVER_JOBS_MAX)
+	{
+		conn_error(c, id, LLM_E_BUSY, "too many requests on one connection");
+		return true;
+	}
+	if (id == 0 || find_job(c, id) != NULL)
+	{
+		conn_error(c, 0, LLM_E_FORMAT, "request id is 0 or in use");
+		return false;
+	}
+	if ((job = llm_calloc(1, sizeof(*job))) == NULL)
+	{
+		conn_error(c, id, LLM_E_NOMEM, "out of memory for a request");
+		return true;
+	}
+	job->conn = c;
+	job->id = id;
+	job->received_ms = server_now_ms();
+	if (llm_wire_job_begin(r, &job->wire, &err) != LLM_OK)
+	{
+		conn_error(c, id, err.code, err.message);
+		llm_wire_job_free(&job->wire);
+		llm_free(job);
+		return err.code != LLM_E_FORMAT;
+	}
+	pthread_mutex_lock(&c->server->mutex);
+	job->next = c->jobs;
+	c->jobs = job;
+	pthread_mutex_unlock(&c->server->mutex);
+	return true;
+}
+
+/* Takes rows of a job. */
+bool
+server_job_rows(conn *c, uint64_t id, llm_wire_reader *r)
+{
+	server_job *job = find_job(c, id);
+	llm_error err;
+
+	if (job == NULL || job->running)
+		return true; /* of a request that has failed already */
+	if (llm_wire_job_rows(r, &job->wire, &err) == LLM_OK)
+		return true;
+	conn_error(c, id, err.code, err.message);
+	drop_job(c, job);
+	return err.code != LLM_E_FORMAT;
+}
+
+/* Engine callback: one row's result. */
+static void
+on_row(void *user, const llm_row_result *result)
+{
+	server_job *job = user;
+	llm_wire_writer *w = conn_lock_output(job->conn);
+
+	if (w != NULL)
+	{
+		llm_wire_put_result(w, job->id, result);
+		conn_unlock_output(job->conn);
+	}
+	pthread_mutex_lock(&job->conn->server->mutex);
+	job->n_rows_done++;
+	job->n_tokens += result->n_tokens + result->n_output;
+	pthread_mutex_unlock(&job->conn->server->mutex);
+}
+
+/* Engine callback: a streamed piece. */
+static void
+on_piece(void *user, uint32_t row, llm_text piece)
+{
+	server_job *job = user;
+	llm_wire_writer *w = conn_lock_output(job->conn);
+
+	if (w == NULL)
+		return;
+	llm_wire_put_piece(w, job->id, row, piece);
+	conn_unlock_output(job->conn);
+}
+
+/*
+ * Engine callback: the job is over. After the flag is set the I/O thread may free it at any moment.
+ */
+static void
+on_done(void *user, llm_status status, const char *message, const llm_job_stats *stats)
+{
+	server_job *job = user;
+	conn *c = job->conn;
+	server *s = c->server;
+	llm_wire_writer *w = conn_lock_output(c);
+
+	if (w != NULL)
+	{
+		llm_wire_put_done(w, job->id, status, message, stats);
+		conn_unlock_output(c);
+	}
+	pthread_mutex_lock(&s->mutex);
+	job->done = true;
+	pthread_mutex_unlock(&s->mutex);
+	server_wake(s);
+}
+
+/* Gives a job to the engine; a failure to start ends it. */
+static void
+start_job(conn *c, server_job *job)
+{
+	uint64_t id = job->id;
+	uint64_t engine_id = 0;
+	llm_error err;
+	double ms;
+	llm_status status = llm_engine_submit(c->server->engine, &job->wire.job, &engine_id, &err);
+
+	if (status == LLM_OK)
+	{
+		/* The job may be over, but only this thread frees it. */
+		job->engine_id = engine_id;
+		return;
+	}
+	if (status == LLM_E_NOT_FOUND && server_is_loading(c->server, job->wire.model, &ms))
+	{
+		status = LLM_E_LOADING;
+		snprintf(err.message, sizeof(err.message),
+		         "model \"%.150s\" is still loading (%.1f s so far)", job->wire.model, ms / 1000);
+	}
+	conn_error(c, id, status, err.message);
+	drop_job(c, job);
+}
+
+/* Runs an assembled job. */
+bool
+server_job_run(conn *c, uint64_t id)
+{
+	server_job *job = find_job(c, id);
+	llm_job *j;
+
+	if (job == NULL || job->running)
+		return true;
+	if (!llm_wire_job_ready(&job->wire))
+	{
+		conn_error(c, id, LLM_E_FORMAT, "rows of the job are missing");
+		drop_job(c, job);
+		return false;
+	}
+	j = &job->wire.job;
+	j->caller = c->caller;
+	j->user = job;
+	j->on_row = on_row;
+	j->on_piece = on_piece;
+	j->on_done = on_done;
+	pthread_mutex_lock(&c->server->mutex);
+	job->running = true;
+	job->started_ms = server_now_ms();
+	pthread_mutex_unlock(&c->server->mutex);
+	if (strcmp(job->wire.model, LLM_DUMMY_NAME) == 0)
+		llm_dummy_run(j);
+	else
+		start_job(c, job);
+	return true;
+}
+
+/* Cancels a job, whether it runs or is still being received. */
+void
+server_job_cancel(conn *c, uint64_t id)
+{
+	server_job *job = find_job(c, id);
+
+	if (job == NULL)
+		return;
+	if (!job->running)
+	{
+		conn_error(c, id, LLM_E_CANCELLED, "cancelled by the caller");
+		drop_job(c, job);
+	}
+	else if (job->engine_id != 0)
+		llm_engine_cancel(c->server->engine, job->engine_id);
+}
