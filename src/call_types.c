@@ -519,6 +519,7 @@ pp_call_prepare(const PpCallType *type, const NullableDatum *args, const bool *a
 	PpCall *call = palloc0_object(PpCall);
 	const NullableDatum *model = &args[type->model_arg];
 	char *name = model->isnull ? NULL : TextDatumGetCString(model->value);
+	PpModel *found;
 
 	call->type = type;
 	call->row_arg = type->row_arg;
@@ -534,7 +535,9 @@ pp_call_prepare(const PpCallType *type, const NullableDatum *args, const bool *a
 	call->job.top_p = 1;
 	call->on_error = check_on_error(type->on_error_arg >= 0 ? &args[type->on_error_arg] : NULL);
 	type->prepare(call, args);
-	call->job.model = pp_model_resolve(name, type->use)->name;
+	found = pp_model_resolve(name, type->use);
+	call->job.model = found->name;
+	call->job.path = found->path;
 	return call;
 }
 

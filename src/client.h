@@ -51,6 +51,7 @@ typedef struct PpJob
 	uint32 flags;
 	const char *function; /* SQL name, for views and contexts: "classify" */
 	const char *model;    /* registered name */
+	const char *path;     /* relative to the model directory; "" = built in */
 	bool interactive;     /* single rows overtake batches */
 	PpText system;
 	PpText instruction;
@@ -133,7 +134,15 @@ typedef struct PpEngineInfo
 	int64 memory_used; /* weights, keys and values in use, scratch */
 	int64 memory_limit;
 	int queue_depth; /* sequences waiting or running */
+	int stalled_ms;  /* how long the running pass has taken */
 } PpEngineInfo;
+
+/* Sends an administrative frame (llm_wire_type) and returns the reply's payload, in a context under
+ * the current one. */
+extern const char *pp_client_ask(int type, const void *payload, Size n, Size *n_reply);
+extern int64 pp_client_load(const char *name, const char *path);
+extern void pp_client_unload(const char *path);
+extern void pp_client_salt(uint8 salt[16]);
 
 /* False when the engine does not answer. */
 extern bool pp_client_engine_info(PpEngineInfo *info);

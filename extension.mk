@@ -1,0 +1,22 @@
+# extension.mk: the PostgreSQL side (src/*.c), built by PGXS. Called from the Makefile, since PGXS has
+# targets of its own for all, install, check and clean. The engine's program is built there and
+# installed beside the library, where the supervisor looks for it.
+
+MODULE_big = prepack
+EXTENSION  = prepack
+DATA       = prepack--1.0.sql
+OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_proc.o src/errors.o \
+             src/client.o src/client_wire.o src/models.o src/call.o src/call_types.o \
+             src/batch_plan.o src/batch_hoist.o src/batch_exec.o src/batch_memo.o src/stats.o \
+             src/funcs_admin.o src/funcs_rows.o src/funcs_views.o
+REGRESS    = setup functions errors batch_plan permissions
+REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/prepack.conf --load-extension=prepack \
+             --encoding=UTF8 --no-locale
+
+PG_CONFIG ?= pg_config
+PG_CPPFLAGS = -D_GNU_SOURCE -Isrc
+# PostgreSQL's headers and callback signatures bring unused parameters and mixed signs.
+PG_CFLAGS   = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
+              -Wno-missing-field-initializers -Wno-declaration-after-statement $(EXT_WERROR)
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)

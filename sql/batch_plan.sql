@@ -1,0 +1,120 @@
+-- Where Batch nodes stand: every place an expression can stand in.
+SET prepack.model = 'dummy';
+SET prepack.embed_model = 'dummy';
+SELECT prepack.wait_until_ready('30 s');
+CREATE TABLE ticket (id int PRIMARY KEY, body text, kind text);
+INSERT INTO ticket SELECT i, 'text ' || i % 7, 'k' || i % 3 FROM generate_series(1, 40) i;
+ANALYZE ticket;
+CREATE TABLE copy_of (id int, label text);
+
+-- plans without costs: only where the node is
+EXPLAIN (COSTS OFF, VERBOSE) SELECT id, prepack.classify(body, '{a,b}') FROM ticket;
+EXPLAIN (COSTS OFF) SELECT id FROM ticket WHERE prepack.is_true(body, 'c') AND id < 10;
+EXPLAIN (COSTS OFF) SELECT id FROM ticket ORDER BY prepack.score(body, 'c');
+EXPLAIN (COSTS OFF) SELECT prepack.classify(body, '{a,b}'), count(*) FROM ticket GROUP BY 1;
+EXPLAIN (COSTS OFF) SELECT kind, sum(prepack.score(body, 'c')) FROM ticket GROUP BY kind;
+EXPLAIN (COSTS OFF) SELECT kind FROM ticket GROUP BY kind HAVING prepack.is_true(string_agg(body, ' '), 'c');
+EXPLAIN (COSTS OFF) SELECT a.id FROM ticket a JOIN ticket b ON prepack.is_true(a.body || b.body, 'c');
+EXPLAIN (COSTS OFF) SELECT prepack.score(prepack.generate('Say', body), 'c') FROM ticket;
+EXPLAIN (COSTS OFF) INSERT INTO copy_of SELECT id, prepack.classify(body, '{a,b}') FROM ticket;
+EXPLAIN (COSTS OFF) UPDATE ticket SET kind = prepack.classify(body, '{a,b}');
+EXPLAIN (COSTS OFF) DELETE FROM copy_of RETURNING prepack.classify(label, '{a,b}');
+EXPLAIN (COSTS OFF) SELECT CASE WHEN id > 5 THEN prepack.classify(body, '{a,b}') END FROM ticket;
+EXPLAIN (COSTS OFF) SELECT row_number() OVER (ORDER BY prepack.score(body, 'c')) FROM ticket;
+SET prepack.enabled = off;
+EXPLAIN (COSTS OFF) SELECT id, prepack.classify(body, '{a,b}') FROM ticket;
+RESET prepack.enabled;
+
+-- the same rows with and without the node, in every place
+CREATE FUNCTION differs(query text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    SET LOCAL prepack.enabled = on;
+    EXECUTE 'CREATE TEMP TABLE with_node AS ' || query;
+    SET LOCAL prepack.enabled = off;
+    EXECUTE 'CREATE TEMP TABLE without_node AS ' || query;
+    EXECUTE 'SELECT count(*) FROM ((TABLE with_node EXCEPT ALL TABLE without_node) UNION ALL '
+        '(TABLE without_node EXCEPT ALL TABLE with_node)) d' INTO n;
+    IF (SELECT count(*) FROM with_node) = 0 THEN
+        RAISE 'the query returns nothing';
+    END IF;
+    DROP TABLE with_node, without_node;
+    RETURN n;
+END $$;
+SELECT differs($$SELECT id, prepack.classify(body, '{a,b,c}') FROM ticket$$);
+SELECT differs($$SELECT id FROM ticket WHERE prepack.score(body, 'c') > 0.3 AND prepack.score(body, 'd') > 0.2$$);
+SELECT differs($$SELECT prepack.classify(body, '{a,b,c}') l, count(*) FROM ticket GROUP BY 1$$);
+SELECT differs($$SELECT kind, sum(prepack.score(body, 'c')) FILTER (WHERE id > 5) FROM ticket GROUP BY kind$$);
+SELECT differs($$SELECT kind, prepack.generate('Say', string_agg(body, ',' ORDER BY id)) FROM ticket GROUP BY kind
+    HAVING prepack.score(max(body), 'c') > 0$$);
+SELECT differs($$SELECT a.id, b.id AS b FROM ticket a JOIN ticket b ON a.id = b.id + 1
+    AND prepack.score(a.body || b.body, 'c') > 0.2$$);
+SELECT differs($$SELECT a.id, b.id AS b FROM ticket a LEFT JOIN ticket b ON a.id = b.id + 1
+    AND prepack.score(a.body || b.body, 'c') > 0.5$$);
+SELECT differs($$SELECT id, prepack.score(prepack.generate('Say', body), 'c') FROM ticket$$);
+SELECT differs($$SELECT id, CASE WHEN id > 20 THEN prepack.classify(body, '{a,b}') WHEN id > 10 THEN 'x' END,
+    coalesce(CASE WHEN id % 2 = 0 THEN kind END, prepack.generate('Say', body)),
+    id > 30 AND prepack.is_true(body, 'c'), id > 30 OR prepack.is_true(body, 'd') FROM ticket$$);
+SELECT differs($$SELECT id, (SELECT max(prepack.score(t.body || u.body, 'c')) FROM ticket u WHERE u.id < 4) FROM ticket t$$);
+SELECT differs($$WITH c AS MATERIALIZED (SELECT id, prepack.classify(body, '{a,b}') l FROM ticket) SELECT * FROM c WHERE l = 'a'$$);
+SELECT differs($$SELECT id, prepack.classify(body, '{a,b}') FROM ticket UNION ALL SELECT -id, prepack.generate(body) FROM ticket$$);
+SELECT differs($$SELECT id, rank() OVER (PARTITION BY kind ORDER BY prepack.score(body, 'c')) FROM ticket$$);
+SELECT differs($$SELECT id, sum(prepack.score(body, 'c')) OVER (ORDER BY id) FROM ticket$$);
+SELECT differs($$SELECT id, unnest(ARRAY[prepack.classify(body, '{a,b}'), body]) FROM ticket$$);
+SELECT differs($$SELECT DISTINCT prepack.classify(body, '{a,b,c,d}') FROM ticket$$);
+SELECT differs($$SELECT id FROM ticket ORDER BY prepack.score(body, 'c'), id LIMIT 7$$);
+SELECT differs($$SELECT id, prepack.classify(body, ARRAY['x', kind]) FROM ticket$$);
+SELECT differs($$SELECT id, prepack.classify(nullif(body, 'text 3'), '{a,b}') FROM ticket$$);
+SELECT differs($$SELECT t.id, l.s FROM ticket t, LATERAL (SELECT prepack.score(t.body, 'c') AS s) l$$);
+SELECT differs($$SELECT id, prepack.embed(body) FROM ticket$$);
+
+-- writes
+INSERT INTO copy_of SELECT id, prepack.classify(body, '{a,b}') FROM ticket;
+SELECT count(*) FROM copy_of c JOIN ticket t USING (id) WHERE c.label = prepack.classify(t.body, '{a,b}');
+UPDATE ticket SET kind = prepack.classify(body, '{p,q}');
+SELECT count(*) FROM ticket WHERE kind IN ('p', 'q');
+DELETE FROM copy_of WHERE id <= 2 RETURNING id, prepack.classify(label, '{x,y}') IN ('x', 'y') AS known;
+WITH moved AS (DELETE FROM copy_of WHERE id <= 4 RETURNING *) SELECT id, prepack.score(label, 'c') >= 0 AS ok FROM moved;
+COPY (SELECT id, prepack.classify(body, '{a}'::text[] || 'b') IS NOT NULL FROM ticket WHERE id < 3) TO STDOUT;
+
+-- prepared statements, cursors (also backwards), PL/pgSQL, a limit
+PREPARE p(int) AS SELECT count(prepack.classify(body, '{a,b}')) FROM ticket WHERE id <= $1;
+EXECUTE p(3);
+EXECUTE p(5);
+DEALLOCATE p;
+BEGIN;
+DECLARE c SCROLL CURSOR FOR SELECT id, prepack.classify(body, '{a,b}') IS NOT NULL FROM ticket ORDER BY id;
+FETCH 3 FROM c;
+FETCH BACKWARD 2 FROM c;
+FETCH LAST FROM c;
+COMMIT;
+DO $$
+DECLARE
+    r record;
+    n int := 0;
+BEGIN
+    FOR r IN SELECT prepack.classify(body, '{a,b}') l FROM ticket LOOP
+        n := n + 1;
+        EXIT WHEN n = 5;
+    END LOOP;
+    RAISE NOTICE '% rows', n;
+END $$;
+SELECT count(*) FROM (SELECT prepack.classify(body, '{a,b}') FROM ticket LIMIT 3) s;
+
+-- equal inputs are computed once; guards keep calls from rows that do not reach them
+CREATE FUNCTION computed(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || query LOOP
+        IF line ~ 'Rows (Read|Computed)' THEN
+            RETURN NEXT btrim(line);
+        END IF;
+    END LOOP;
+END $$;
+SELECT computed($$SELECT prepack.classify(body, '{a,b}') FROM ticket$$);
+SELECT computed($$SELECT CASE WHEN id > 35 THEN prepack.classify(body || id, '{a,b}') END FROM ticket$$);
+SELECT computed($$SELECT id FROM ticket WHERE id < 4 AND prepack.is_true(body, 'c')$$);
+DROP TABLE ticket, copy_of;
+DROP FUNCTION differs, computed;
