@@ -54,8 +54,8 @@ SELECT differs($$SELECT a.id, b.id AS b FROM ticket a LEFT JOIN ticket b ON a.id
     AND prepack.score(a.body || b.body, 'c') > 0.5$$);
 SELECT differs($$SELECT id, prepack.score(prepack.generate('Say', body), 'c') FROM ticket$$);
 SELECT differs($$SELECT id, CASE WHEN id > 20 THEN prepack.classify(body, '{a,b}') WHEN id > 10 THEN 'x' END,
-    coalesce(CASE WHEN id % 2 = 0 THEN kind END, prepack.generate('Say', body)),
-    id > 30 AND prepack.is_true(body, 'c'), id > 30 OR prepack.is_true(body, 'd') FROM ticket$$);
+    coalesce(CASE WHEN id % 2 = 0 THEN kind END, prepack.generate('Say', body)) AS c,
+    id > 30 AND prepack.is_true(body, 'c') AS a, id > 30 OR prepack.is_true(body, 'd') AS o FROM ticket$$);
 SELECT differs($$SELECT id, (SELECT max(prepack.score(t.body || u.body, 'c')) FROM ticket u WHERE u.id < 4) FROM ticket t$$);
 SELECT differs($$WITH c AS MATERIALIZED (SELECT id, prepack.classify(body, '{a,b}') l FROM ticket) SELECT * FROM c WHERE l = 'a'$$);
 SELECT differs($$SELECT id, prepack.classify(body, '{a,b}') FROM ticket UNION ALL SELECT -id, prepack.generate(body) FROM ticket$$);
@@ -76,7 +76,7 @@ UPDATE ticket SET kind = prepack.classify(body, '{p,q}');
 SELECT count(*) FROM ticket WHERE kind IN ('p', 'q');
 DELETE FROM copy_of WHERE id <= 2 RETURNING id, prepack.classify(label, '{x,y}') IN ('x', 'y') AS known;
 WITH moved AS (DELETE FROM copy_of WHERE id <= 4 RETURNING *) SELECT id, prepack.score(label, 'c') >= 0 AS ok FROM moved;
-COPY (SELECT id, prepack.classify(body, '{a}'::text[] || 'b') IS NOT NULL FROM ticket WHERE id < 3) TO STDOUT;
+COPY (SELECT id, prepack.classify(body, '{a,b}') IS NOT NULL FROM ticket WHERE id < 3) TO STDOUT;
 
 -- prepared statements, cursors (also backwards), PL/pgSQL, a limit
 PREPARE p(int) AS SELECT count(prepack.classify(body, '{a,b}')) FROM ticket WHERE id <= $1;

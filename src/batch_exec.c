@@ -17,6 +17,7 @@
 #include "batch.h"
 
 #include "commands/explain.h"
+#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -56,7 +57,6 @@ typedef struct JobGroup
 	PpRequest *request;
 	PpText *rows;
 	PpText *rows2;
-	struct Cell **first; /* [n_rows] the cell that gave a row its key */
 	int n_rows;
 	int capacity;
 } JobGroup;
@@ -66,8 +66,12 @@ typedef struct Cell
 {
 	JobGroup *group;   /* NULL: the value is known */
 	int row;           /* of the group's request */
-	struct Cell *same; /* an earlier cell with equal input: take its value */
-	char *key;         /* memo key, NULL when not remembered */
+	struct Cell *same; /* an earlier cell of the batch with equal input: take its value */
+	bool in_flight;    /* an earlier batch computes the same: the memo will have it */
+	PpText text;       /* of the row, for the case that the memo had no room */
+	PpText text2;
+	uint32 hash; /* of key */
+	char *key;   /* memo key, NULL when not remembered */
 	Size key_bytes;
 	Datum value;
 	bool isnull;
@@ -278,9 +282,9 @@ find_group(BatchState *state, Batch *batch, int i_call, const NullableDatum *arg
 	return group;
 }
 
-/* Adds a row to a group's job. */
+/* Adds a cell's row to its group's job. */
 static void
-group_add(JobGroup *group, Cell *cell, Datum row, const Datum *row2)
+group_add(JobGroup *group, Cell *cell)
 {
 	if (group->n_rows == group->capacity)
 	{
@@ -291,29 +295,38 @@ group_add(JobGroup *group, Cell *cell, Datum row, const Datum *row2)
 		group->rows2 = group->rows2 ? repalloc(group->rows2, text_bytes) : palloc(text_bytes);
 		group->capacity = grown;
 	}
-	group->rows[group->n_rows] = pp_text_of(row);
-	if (row2 != NULL)
-		group->rows2[group->n_rows] = pp_text_of(*row2);
-	cell->group = group;
+	group->rows[group->n_rows] = cell->text;
+	group->rows2[group->n_rows] = cell->text2;
 	cell->row = group->n_rows++;
 }
 
-/* Looks through the batch for an earlier cell with the same memo key. */
+/* Looks through a batch's first n cells for one with the same memo key. */
 static Cell *
-find_same(BatchState *state, Batch *batch, int n_rows, const Cell *cell)
+find_same(Batch *batch, int n, const Cell *cell)
 {
-	int n_calls = state->n_calls;
-
-	for (int i = 0; i < n_rows * n_calls; i++)
+	for (int i = 0; i < n; i++)
 	{
 		Cell *c = &batch->cells[i];
 
-		if (c->key != NULL && c->same == NULL && c->group == cell->group &&
-		    c->key_bytes == cell->key_bytes && c != cell &&
-		    memcmp(c->key, cell->key, c->key_bytes) == 0)
+		if (c->key != NULL && c->same == NULL && c->hash == cell->hash &&
+		    c->key_bytes == cell->key_bytes && memcmp(c->key, cell->key, c->key_bytes) == 0)
 			return c;
 	}
 	return NULL;
+}
+
+/* True when a batch that is in flight already computes the same. */
+static bool
+is_in_flight(BatchState *state, const Cell *cell)
+{
+	for (int i = 0; i < state->n_batches; i++)
+	{
+		Batch *batch = &state->ring[(state->i_head + i) % PP_BATCHES];
+
+		if (find_same(batch, batch->n_rows * state->n_calls, cell) != NULL)
+			return true;
+	}
+	return false;
 }
 
 /* Gives a cell its value, or its place in a job. */
@@ -325,7 +338,6 @@ fill_cell(BatchState *state, Batch *batch, int i_row, int i_call)
 	NullableDatum args[PP_CALL_ARGS_MAX];
 	StringInfoData key;
 	JobGroup *group;
-	Datum row2;
 	int row_arg;
 	int row2_arg;
 
@@ -350,15 +362,19 @@ fill_cell(BatchState *state, Batch *batch, int i_row, int i_call)
 			return;
 		cell->key = key.data;
 		cell->key_bytes = key.len;
-		cell->group = group;
-		cell->same = find_same(state, batch, i_row, cell);
-		cell->group = NULL;
+		cell->hash = hash_bytes((const unsigned char *) key.data, key.len);
+		cell->same = find_same(batch, i_row * state->n_calls + i_call, cell);
+		cell->in_flight = cell->same == NULL && is_in_flight(state, cell);
 	}
 	cell->known = false;
 	if (cell->same != NULL)
 		return;
-	row2 = row2_arg >= 0 ? datumCopy(args[row2_arg].value, false, -1) : (Datum) 0;
-	group_add(group, cell, datumCopy(args[row_arg].value, false, -1), row2_arg >= 0 ? &row2 : NULL);
+	cell->text = pp_text_of(datumCopy(args[row_arg].value, false, -1));
+	if (row2_arg >= 0)
+		cell->text2 = pp_text_of(datumCopy(args[row2_arg].value, false, -1));
+	cell->group = group;
+	if (!cell->in_flight)
+		group_add(group, cell);
 }
 
 /* Reads rows into a batch and makes their calls' arguments. False: there was no row. */
@@ -472,9 +488,24 @@ resolve_cell(BatchState *state, Batch *batch, int i_call, Cell *cell)
 		cell->known = true;
 		return;
 	}
+	if (cell->in_flight &&
+	    pp_memo_find(state->memo, cell->key, cell->key_bytes, &cell->value, &cell->isnull))
+	{
+		cell->known = true;
+		return;
+	}
 	old = MemoryContextSwitchTo(batch->context);
-	cell->value = pp_call_result(cell->group->call, pp_client_row(cell->group->request, cell->row),
-	                             &cell->isnull);
+	if (cell->in_flight)
+	{
+		PpRequest *alone = pp_client_submit(&cell->group->call->job, 1, &cell->text,
+		                                    cell->text2.bytes != NULL ? 1 : 0, &cell->text2);
+
+		cell->value = pp_call_result(cell->group->call, pp_client_row(alone, 0), &cell->isnull);
+		pp_client_free(alone);
+	}
+	else
+		cell->value = pp_call_result(cell->group->call,
+		                             pp_client_row(cell->group->request, cell->row), &cell->isnull);
 	cell->known = true;
 	MemoryContextSwitchTo(old);
 	if (cell->key != NULL)

@@ -342,6 +342,7 @@ prepare_classify(PpCall *call, const NullableDatum *args)
 	check_labels(call, &args[1], 2);
 	check_descriptions(call, &args[4]);
 	call->job.instruction = optional_text(&args[2]);
+	call->job.flags |= PP_JOB_CALIBRATE; /* small models favour some labels whatever the text */
 	call->threshold = check_real(&args[5], "min_prob", 0, 1, 0);
 }
 
@@ -352,6 +353,7 @@ prepare_classify_probs(PpCall *call, const NullableDatum *args)
 	check_labels(call, &args[1], 2);
 	check_descriptions(call, &args[4]);
 	call->job.instruction = optional_text(&args[2]);
+	call->job.flags |= PP_JOB_CALIBRATE; /* small models favour some labels whatever the text */
 }
 
 /* classify_multi: input 0, labels 1, threshold 2, instruction 3, model 4. */
