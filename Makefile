@@ -11,6 +11,7 @@ SANITIZE =
 WERROR = 0
 PYTHON = python3
 PREFIX = /usr/local
+PG_CONFIG = pg_config
 DESTDIR =
 FUZZ_SECONDS = 60
 FUZZ_SMOKE_SECONDS = 5
@@ -60,7 +61,7 @@ LLM_CPPFLAGS = -D_GNU_SOURCE -Isrc/llm -Ikernels -Itest
 LLM_CFLAGS   = -std=c11 -O2 -g -fPIC -pthread $(LLM_WARNINGS) $(SANITIZE:%=$(LLM_SANITIZE))
 LLM_SANITIZE = -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 LLM_LDFLAGS  = -pthread $(SANITIZE:%=$(LLM_SANITIZE)) $(LDFLAGS)
-LLM_LIBS     = -ldnnl -lutf8proc -lm
+LLM_LIBS     = -lutf8proc -lm
 CLANG        = clang
 
 OBJ           = $(BUILD)/obj
@@ -70,6 +71,8 @@ LLM_OBJS      = $(LLM_NAMES:%=$(OBJ)/src/llm/%.o) $(KERNELS_REF:%=$(OBJ)/kernels
 PROGRAM_OBJS  = $(LLM_PROGRAM:%=$(OBJ)/src/llm/%.o)
 TEST_PROGRAMS = $(TESTS:%=$(BUILD)/%)
 FUZZ_PROGRAMS = $(FUZZ:%=$(BUILD)/%)
+# No bitcode: PGXS would ask for the clang that the server was built with.
+EXT_MAKE      = $(MAKE) --no-print-directory -f extension.mk with_llvm=no PG_CONFIG=$(PG_CONFIG)
 RESULTS       = $(BUILD)/results
 RUN           = scripts/run-tests --results $(RESULTS)
 SUBMAKE       = $(MAKE) --no-print-directory -j$$(nproc)
@@ -84,13 +87,16 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 .PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora \
         check-fuzz check-scripts models bench-llm install install-engine uninstall clean format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
-        fuzz-grammar
+        fuzz-grammar extension check-sql installcheck quickstart start stop env psql
 
-all: engine                     ## build the engine (library and program)
+all: engine extension           ## build the engine and the extension
+
+extension:                      ## build the extension (PGXS, see extension.mk)
+	$(EXT_MAKE) all
 
 engine: $(BUILD)/libllm.a $(PROGRAM_OBJS:%=$(BUILD)/prepack-engine)
 
-check: check-llm check-scripts  ## every check there is, in order; the gate of CI
+check: check-llm check-scripts check-sql ## every check there is, in order; the gate of CI
 	$(RUN) --total
 
 check-llm: check-style check-layers check-unit check-asan check-corpora check-fuzz ## the engine
@@ -123,6 +129,19 @@ check-fuzz:                     ## every fuzz target for some seconds; all compi
 check-scripts: engine           ## the tests of the scripts and of the command line
 	$(RUN) --name scripts $(SCRIPT_TESTS:%="$(PYTHON) test/%.py")
 
+check-sql:                      ## the extension under a temporary server; installs it first
+	$(EXT_MAKE) EXT_WERROR=-Werror all
+	$(MAKE) --no-print-directory install
+	$(RUN) --name sql scripts/installcheck
+
+installcheck:                   ## the SQL tests alone, against what is installed
+	scripts/installcheck
+
+quickstart:                     ## everything from nothing to a first result; see the README
+	scripts/quickstart
+start stop env psql:            ## the quickstart's private server: start, stop, PGHOST…, a prompt
+	@scripts/cluster $@
+
 fuzz-gguf fuzz-safetensors fuzz-json: ## fuzz one parser for FUZZ_SECONDS
 fuzz-tokenizer fuzz-wire fuzz-grammar: ## the same
 $(FUZZ:fuzz_%=fuzz-%): fuzz-%:
@@ -137,7 +156,10 @@ models:                         ## fetch the weights that tests and benchmarks u
 bench-llm: all models           ## the engine and its peers side by side, into $(BUILD)/bench
 	bench/bench-llm --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
 
-install: install-engine         ## install under $(DESTDIR)$(PREFIX)
+install: install-engine extension ## install the extension into PostgreSQL, the command into PREFIX
+	$(EXT_MAKE) install
+	install -d $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)
+	install -m 755 $(BUILD)/prepack-engine $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/
 
 install-engine: $(BUILD)/prepack-engine
 	install -d $(DESTDIR)$(PREFIX)/bin
