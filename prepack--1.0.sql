@@ -36,9 +36,13 @@ CREATE FUNCTION prepack.generate(
 LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100000
 SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_generate';
-COMMENT ON FUNCTION prepack.generate(text, text, text, text, int, real, real, bigint, text[], text) IS
+COMMENT ON FUNCTION
+    prepack.generate(text, text, text, text, int, real, real, bigint, text[], text)
+IS
     'the model''s answer to a prompt, about an input if one is given';
-REVOKE EXECUTE ON FUNCTION prepack.generate(text, text, text, text, int, real, real, bigint, text[], text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.generate(text, text, text, text, int, real, real, bigint, text[], text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.generate(
     prompt text,
@@ -55,9 +59,13 @@ CREATE FUNCTION prepack.generate(
 LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100000
 SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_generate_array';
-COMMENT ON FUNCTION prepack.generate(text, text[], text, text, int, real, real, bigint, text[], text) IS
+COMMENT ON FUNCTION
+    prepack.generate(text, text[], text, text, int, real, real, bigint, text[], text)
+IS
     'the model''s answers to a prompt about each input';
-REVOKE EXECUTE ON FUNCTION prepack.generate(text, text[], text, text, int, real, real, bigint, text[], text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.generate(text, text[], text, text, int, real, real, bigint, text[], text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.generate_json(
     prompt text,
@@ -74,9 +82,13 @@ CREATE FUNCTION prepack.generate_json(
 LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100000
 SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_generate_json';
-COMMENT ON FUNCTION prepack.generate_json(text, jsonb, text, text, text, int, real, real, bigint, text) IS
+COMMENT ON FUNCTION
+    prepack.generate_json(text, jsonb, text, text, text, int, real, real, bigint, text)
+IS
     'an answer as JSON that fits a JSON schema';
-REVOKE EXECUTE ON FUNCTION prepack.generate_json(text, jsonb, text, text, text, int, real, real, bigint, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.generate_json(text, jsonb, text, text, text, int, real, real, bigint, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.generate_json(
     prompt text,
@@ -93,9 +105,13 @@ CREATE FUNCTION prepack.generate_json(
 LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100000
 SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_generate_json_array';
-COMMENT ON FUNCTION prepack.generate_json(text, jsonb, text[], text, text, int, real, real, bigint, text) IS
+COMMENT ON FUNCTION
+    prepack.generate_json(text, jsonb, text[], text, text, int, real, real, bigint, text)
+IS
     'answers as JSON that fits a JSON schema, one per input';
-REVOKE EXECUTE ON FUNCTION prepack.generate_json(text, jsonb, text[], text, text, int, real, real, bigint, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.generate_json(text, jsonb, text[], text, text, int, real, real, bigint, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.stream(
     prompt text,
@@ -112,7 +128,9 @@ LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 100000 ROWS 100
 AS 'MODULE_PATHNAME', 'pp_stream';
 COMMENT ON FUNCTION prepack.stream(text, text, text, text, int, real, real, bigint, text[]) IS
     'an answer in pieces, as they are produced';
-REVOKE EXECUTE ON FUNCTION prepack.stream(text, text, text, text, int, real, real, bigint, text[]) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.stream(text, text, text, text, int, real, real, bigint, text[])
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.classify(
     input text,
@@ -128,7 +146,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_classify';
 COMMENT ON FUNCTION prepack.classify(text, text[], text, text, text[], real, text) IS
     'the label that fits a text best; NULL when its probability is below min_prob';
-REVOKE EXECUTE ON FUNCTION prepack.classify(text, text[], text, text, text[], real, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.classify(text, text[], text, text, text[], real, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.classify(
     inputs text[],
@@ -144,7 +164,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_classify_array';
 COMMENT ON FUNCTION prepack.classify(text[], text[], text, text, text[], real, text) IS
     'the label that fits each text best';
-REVOKE EXECUTE ON FUNCTION prepack.classify(text[], text[], text, text, text[], real, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.classify(text[], text[], text, text, text[], real, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.classify_probs(
     input text,
@@ -159,7 +181,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_classify_probs';
 COMMENT ON FUNCTION prepack.classify_probs(text, text[], text, text, text[], text) IS
     'the probability of each label, in the order of labels; they add up to 1';
-REVOKE EXECUTE ON FUNCTION prepack.classify_probs(text, text[], text, text, text[], text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.classify_probs(text, text[], text, text, text[], text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.classify_probs(
     inputs text[],
@@ -173,7 +197,9 @@ LANGUAGE c STABLE PARALLEL RESTRICTED COST 10000 ROWS 100
 AS 'MODULE_PATHNAME', 'pp_classify_probs_array';
 COMMENT ON FUNCTION prepack.classify_probs(text[], text[], text, text, text[], text) IS
     'the probabilities of the labels for each text';
-REVOKE EXECUTE ON FUNCTION prepack.classify_probs(text[], text[], text, text, text[], text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.classify_probs(text[], text[], text, text, text[], text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.classify_multi(
     input text,
@@ -188,7 +214,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_classify_multi';
 COMMENT ON FUNCTION prepack.classify_multi(text, text[], real, text, text, text) IS
     'all labels that apply to a text, each judged by itself';
-REVOKE EXECUTE ON FUNCTION prepack.classify_multi(text, text[], real, text, text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.classify_multi(text, text[], real, text, text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.classify_multi(
     inputs text[],
@@ -202,7 +230,9 @@ LANGUAGE c STABLE PARALLEL RESTRICTED COST 10000 ROWS 100
 AS 'MODULE_PATHNAME', 'pp_classify_multi_array';
 COMMENT ON FUNCTION prepack.classify_multi(text[], text[], real, text, text, text) IS
     'all labels that apply to each text';
-REVOKE EXECUTE ON FUNCTION prepack.classify_multi(text[], text[], real, text, text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.classify_multi(text[], text[], real, text, text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.is_true(
     input text,
@@ -216,7 +246,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_is_true';
 COMMENT ON FUNCTION prepack.is_true(text, text, text, real, text) IS
     'whether a text meets a condition';
-REVOKE EXECUTE ON FUNCTION prepack.is_true(text, text, text, real, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.is_true(text, text, text, real, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.is_true(
     inputs text[],
@@ -230,7 +262,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_is_true_array';
 COMMENT ON FUNCTION prepack.is_true(text[], text, text, real, text) IS
     'whether each text meets a condition';
-REVOKE EXECUTE ON FUNCTION prepack.is_true(text[], text, text, real, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.is_true(text[], text, text, real, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.score(
     input text,
@@ -243,7 +277,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_score';
 COMMENT ON FUNCTION prepack.score(text, text, text, text) IS
     'the probability, 0 to 1, that a text meets a criterion';
-REVOKE EXECUTE ON FUNCTION prepack.score(text, text, text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.score(text, text, text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.score(
     inputs text[],
@@ -256,7 +292,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_score_array';
 COMMENT ON FUNCTION prepack.score(text[], text, text, text) IS
     'the probability that each text meets a criterion';
-REVOKE EXECUTE ON FUNCTION prepack.score(text[], text, text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.score(text[], text, text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.extract(
     input text,
@@ -269,7 +307,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_extract';
 COMMENT ON FUNCTION prepack.extract(text, jsonb, text, text) IS
     'fields of a text as a JSON object; fields maps names to types and descriptions';
-REVOKE EXECUTE ON FUNCTION prepack.extract(text, jsonb, text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.extract(text, jsonb, text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.extract(
     inputs text[],
@@ -282,7 +322,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_extract_array';
 COMMENT ON FUNCTION prepack.extract(text[], jsonb, text, text) IS
     'fields of each text as JSON objects';
-REVOKE EXECUTE ON FUNCTION prepack.extract(text[], jsonb, text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.extract(text[], jsonb, text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.relevance(
     query text,
@@ -295,7 +337,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_relevance';
 COMMENT ON FUNCTION prepack.relevance(text, text, text, text) IS
     'how well a document answers a query: a cross-encoder''s score, a cosine or log-odds, by the model';
-REVOKE EXECUTE ON FUNCTION prepack.relevance(text, text, text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.relevance(text, text, text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.relevance(
     query text,
@@ -308,7 +352,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_relevance_array';
 COMMENT ON FUNCTION prepack.relevance(text, text[], text, text) IS
     'how well each document answers a query';
-REVOKE EXECUTE ON FUNCTION prepack.relevance(text, text[], text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.relevance(text, text[], text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.rank(
     query text,
@@ -323,7 +369,9 @@ LANGUAGE c STABLE PARALLEL RESTRICTED COST 10000 ROWS 10
 AS 'MODULE_PATHNAME', 'pp_rank';
 COMMENT ON FUNCTION prepack.rank(text, text[], int, text) IS
     'documents by relevance to a query, best first; ord is the position in the input';
-REVOKE EXECUTE ON FUNCTION prepack.rank(text, text[], int, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.rank(text, text[], int, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.embed(
     input text,
@@ -356,7 +404,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_similarity';
 COMMENT ON FUNCTION prepack.similarity(text, text, text) IS
     'the cosine of the embeddings of two texts';
-REVOKE EXECUTE ON FUNCTION prepack.similarity(text, text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.similarity(text, text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.similarity(
     a text,
@@ -368,7 +418,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_similarity_array';
 COMMENT ON FUNCTION prepack.similarity(text, text[], text) IS
     'the cosines of a text''s embedding with those of others';
-REVOKE EXECUTE ON FUNCTION prepack.similarity(text, text[], text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.similarity(text, text[], text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.count_tokens(
     input text,
@@ -379,7 +431,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_count_tokens';
 COMMENT ON FUNCTION prepack.count_tokens(text, text) IS
     'the number of tokens of a text';
-REVOKE EXECUTE ON FUNCTION prepack.count_tokens(text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.count_tokens(text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.count_tokens(
     inputs text[],
@@ -390,7 +444,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_count_tokens_array';
 COMMENT ON FUNCTION prepack.count_tokens(text[], text) IS
     'the number of tokens of each text';
-REVOKE EXECUTE ON FUNCTION prepack.count_tokens(text[], text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.count_tokens(text[], text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.log_likelihood(
     prompt text,
@@ -402,7 +458,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_log_likelihood';
 COMMENT ON FUNCTION prepack.log_likelihood(text, text, text) IS
     'the natural logarithm of the probability of a completion after a prompt';
-REVOKE EXECUTE ON FUNCTION prepack.log_likelihood(text, text, text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.log_likelihood(text, text, text)
+FROM PUBLIC; -- the administrator decides
 
 CREATE FUNCTION prepack.log_likelihood(
     prompts text[],
@@ -414,7 +472,9 @@ SUPPORT prepack.cost_support
 AS 'MODULE_PATHNAME', 'pp_log_likelihood_array';
 COMMENT ON FUNCTION prepack.log_likelihood(text[], text[], text) IS
     'the log-likelihoods of completions after their prompts';
-REVOKE EXECUTE ON FUNCTION prepack.log_likelihood(text[], text[], text) FROM PUBLIC; -- the administrator decides
+REVOKE EXECUTE ON FUNCTION
+    prepack.log_likelihood(text[], text[], text)
+FROM PUBLIC; -- the administrator decides
 
 -- ---------------------------------------------------------------------------------------------
 -- Models and administration
@@ -440,7 +500,7 @@ CREATE FUNCTION prepack.register_model(name text, path text, options jsonb DEFAU
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pp_register_model';
 COMMENT ON FUNCTION prepack.register_model(text, text, jsonb) IS
-    'makes a model file or folder under prepack.model_directory known by a name; options: {"kind": "generate"|"embed"|"rerank"}';
+    'names a model under prepack.model_directory; options {"kind": "generate"|"embed"|"rerank"}';
 REVOKE EXECUTE ON FUNCTION prepack.register_model(text, text, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION prepack.drop_model(name text)

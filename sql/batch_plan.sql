@@ -56,9 +56,12 @@ SELECT differs($$SELECT id, prepack.score(prepack.generate('Say', body), 'c') FR
 SELECT differs($$SELECT id, CASE WHEN id > 20 THEN prepack.classify(body, '{a,b}') WHEN id > 10 THEN 'x' END,
     coalesce(CASE WHEN id % 2 = 0 THEN kind END, prepack.generate('Say', body)) AS c,
     id > 30 AND prepack.is_true(body, 'c') AS a, id > 30 OR prepack.is_true(body, 'd') AS o FROM ticket$$);
-SELECT differs($$SELECT id, (SELECT max(prepack.score(t.body || u.body, 'c')) FROM ticket u WHERE u.id < 4) FROM ticket t$$);
-SELECT differs($$WITH c AS MATERIALIZED (SELECT id, prepack.classify(body, '{a,b}') l FROM ticket) SELECT * FROM c WHERE l = 'a'$$);
-SELECT differs($$SELECT id, prepack.classify(body, '{a,b}') FROM ticket UNION ALL SELECT -id, prepack.generate(body) FROM ticket$$);
+SELECT differs($$SELECT id, (SELECT max(prepack.score(t.body || u.body, 'c')) FROM ticket u WHERE u.id < 4)
+    FROM ticket t$$);
+SELECT differs($$WITH c AS MATERIALIZED (SELECT id, prepack.classify(body, '{a,b}') l FROM ticket)
+    SELECT * FROM c WHERE l = 'a'$$);
+SELECT differs($$SELECT id, prepack.classify(body, '{a,b}') FROM ticket
+    UNION ALL SELECT -id, prepack.generate(body) FROM ticket$$);
 SELECT differs($$SELECT id, rank() OVER (PARTITION BY kind ORDER BY prepack.score(body, 'c')) FROM ticket$$);
 SELECT differs($$SELECT id, sum(prepack.score(body, 'c')) OVER (ORDER BY id) FROM ticket$$);
 SELECT differs($$SELECT id, unnest(ARRAY[prepack.classify(body, '{a,b}'), body]) FROM ticket$$);
@@ -75,7 +78,8 @@ SELECT count(*) FROM copy_of c JOIN ticket t USING (id) WHERE c.label = prepack.
 UPDATE ticket SET kind = prepack.classify(body, '{p,q}');
 SELECT count(*) FROM ticket WHERE kind IN ('p', 'q');
 DELETE FROM copy_of WHERE id <= 2 RETURNING id, prepack.classify(label, '{x,y}') IN ('x', 'y') AS known;
-WITH moved AS (DELETE FROM copy_of WHERE id <= 4 RETURNING *) SELECT id, prepack.score(label, 'c') >= 0 AS ok FROM moved;
+WITH moved AS (DELETE FROM copy_of WHERE id <= 4 RETURNING *)
+SELECT id, prepack.score(label, 'c') >= 0 AS ok FROM moved;
 COPY (SELECT id, prepack.classify(body, '{a,b}') IS NOT NULL FROM ticket WHERE id < 3) TO STDOUT;
 
 -- prepared statements, cursors (also backwards), PL/pgSQL, a limit

@@ -18,7 +18,8 @@ SELECT state_of($$SELECT prepack.classify('x', '{a,a}')$$);
 SELECT state_of($$SELECT prepack.classify('x', ARRAY['a', NULL])$$);
 SELECT state_of($$SELECT prepack.classify('x', ARRAY['a', ''])$$);
 SELECT state_of($$SELECT prepack.classify('x', '{{a,b},{c,d}}')$$);
-SELECT state_of($$SELECT prepack.classify('x', (SELECT array_agg(i::text) FROM generate_series(1, 10000) i)) IS NOT NULL$$);
+SELECT state_of($$SELECT prepack.classify('x', (SELECT array_agg(i::text)
+    FROM generate_series(1, 10000) i)) IS NOT NULL$$);
 SELECT state_of($$SELECT prepack.classify('x', (SELECT array_agg(i::text) FROM generate_series(1, 10001) i))$$);
 SELECT state_of($$SELECT prepack.classify('x', '{a,b}', descriptions => '{one}')$$);
 SELECT state_of($$SELECT prepack.classify(ARRAY[['a','b'],['c','d']], '{a,b}')$$);

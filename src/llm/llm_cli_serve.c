@@ -43,11 +43,20 @@ take_option(const char *name, const char *value, llm_server_params *p)
 	return true;
 }
 
+/* Writes a line to the server's log. */
+static void
+log_line(const char *message)
+{
+	fprintf(stderr, "prepack-engine: %s\n", message);
+}
+
 /* Runs the server until it is told to stop. */
 int
 llm_cli_serve(int argc, char **argv)
 {
-	llm_server_params params = {.control_fd = -1, .engine.precision = PP_PREC_INT8};
+	llm_server_params params = {.control_fd = -1,
+	                            .engine.precision = PP_PREC_INT8,
+	                            .log = log_line};
 	llm_error err = {0};
 
 	for (int i = 1; i < argc; i++)

@@ -48,7 +48,8 @@ typedef struct llm_cpu_kv_layer
  */
 typedef struct llm_cpu_kv
 {
-	void *block;   /* as allocated: zeroed by the kernel page by page, so unused ones cost nothing */
+	/* as allocated: zeroed by the kernel page by page, so unused ones cost nothing */
+	void *block;
 	uint8_t *data; /* in it, aligned to 64 */
 	llm_cpu_kv_layer *layers;
 	uint32_t n_layers;

@@ -17,6 +17,7 @@ typedef struct llm_server_params
 	int control_fd;              /* -1 = none */
 	bool allow_faults;           /* tests only: FAULT frames are obeyed */
 	llm_engine_params engine;
+	void (*log)(const char *message); /* one line, never a prompt; from any thread; NULL = none */
 } llm_server_params;
 
 /* Runs until the end. LLM_OK: it was told to stop. */

@@ -91,6 +91,21 @@ find_model(server *s, const char *name, llm_model_info *info)
 	return false;
 }
 
+/* Says in the log how a load ended. */
+static void
+log_load(const server_load *load, llm_status status, const llm_error *err)
+{
+	char line[sizeof(load->path) + LLM_MESSAGE_MAX + 32];
+
+	if (load->server->params.log == NULL)
+		return;
+	if (status == LLM_OK)
+		snprintf(line, sizeof(line), "loaded model \"%s\"", load->path);
+	else
+		snprintf(line, sizeof(line), "could not load model \"%s\": %s", load->path, err->message);
+	load->server->params.log(line);
+}
+
 /* The loader thread: loads, then answers all who wait. */
 static void *
 load_main(void *arg)
@@ -107,9 +122,7 @@ load_main(void *arg)
 		status = llm_engine_load(s->engine, load->path, path, NULL, &err);
 	if (status == LLM_OK)
 		(void) find_model(s, load->path, &info);
-	fprintf(stderr, "prepack-engine: load of \"%s\" %s%s%s\n", load->path,
-	        status == LLM_OK ? "finished" : "failed", status == LLM_OK ? "" : ": ",
-	        status == LLM_OK ? "" : err.message);
+	log_load(load, status, &err);
 	pthread_mutex_lock(&s->mutex);
 	while (*link != load)
 		link = &(*link)->next;

@@ -57,7 +57,7 @@ to_form(const char *s, size_t n, int form, tok_buffer *out, llm_error *err)
 	if ((status = llm_unicode_map(s, n, form, &mapped, &n_mapped, err)) != LLM_OK)
 		return status;
 	status = tok_put(out, mapped, n_mapped, err);
-	llm_unicode_free(mapped);
+	llm_free(mapped);
 	return status;
 }
 

@@ -3,8 +3,9 @@
  */
 #include "llm_unicode.h"
 
-#include <stdlib.h>
 #include <utf8proc.h>
+
+#include "llm_alloc.h"
 
 /* Reads a continuation byte's six bits; false when it is none. */
 static bool
@@ -159,7 +160,10 @@ llm_lower(uint32_t cp)
 	return (uint32_t) utf8proc_tolower((utf8proc_int32_t) cp);
 }
 
-/* Normalises with the library. */
+/*
+ * Normalises with the library: decomposed into code points, which are then composed and encoded in
+ * place (a code point takes at least as much room as its bytes).
+ */
 llm_status
 llm_unicode_map(const char *s, size_t n, int form, char **out, size_t *n_out, llm_error *err)
 {
@@ -167,22 +171,24 @@ llm_unicode_map(const char *s, size_t n, int form, char **out, size_t *n_out, ll
 	                              UTF8PROC_STABLE | UTF8PROC_DECOMPOSE,
 	                              UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT,
 	                              UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT};
-	utf8proc_uint8_t *mapped = NULL;
-	utf8proc_ssize_t length = utf8proc_map((const utf8proc_uint8_t *) s, (utf8proc_ssize_t) n,
-	                                       &mapped, (utf8proc_option_t) options[form]);
+	const utf8proc_uint8_t *text = (const utf8proc_uint8_t *) s;
+	utf8proc_option_t how = (utf8proc_option_t) options[form];
+	utf8proc_ssize_t length = utf8proc_decompose(text, (utf8proc_ssize_t) n, NULL, 0, how);
+	utf8proc_int32_t *cps;
 
-	if (length == UTF8PROC_ERROR_NOMEM)
-		return llm_fail(err, LLM_E_NOMEM, "out of memory while normalising text");
 	if (length < 0)
 		return llm_fail(err, LLM_E_FORMAT, "text is not valid UTF-8");
-	*out = (char *) mapped;
+	if ((cps = llm_malloc_array((size_t) length + 1, sizeof(*cps))) == NULL)
+		return llm_fail(err, LLM_E_NOMEM, "out of memory while normalising text");
+	length = utf8proc_decompose(text, (utf8proc_ssize_t) n, cps, length, how);
+	if (length >= 0)
+		length = utf8proc_reencode(cps, length, how);
+	if (length < 0)
+	{
+		llm_free(cps);
+		return llm_fail(err, LLM_E_FORMAT, "text is not valid UTF-8");
+	}
+	*out = (char *) cps;
 	*n_out = (size_t) length;
 	return LLM_OK;
-}
-
-/* Frees what llm_unicode_map gave: the library's own memory. */
-void
-llm_unicode_free(char *s)
-{
-	free(s);
 }

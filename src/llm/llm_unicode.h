@@ -34,10 +34,9 @@ bool llm_is_cjk(uint32_t cp);         /* the ideograph blocks that BERT splits *
 #define LLM_UNI_NFKC 3
 #define LLM_UNI_NFKD 4
 
-/* Maps valid UTF-8 into a form; *out is malloc'd, freed by llm_unicode_free. */
+/* Maps valid UTF-8 into a form; the caller frees *out with llm_free. */
 llm_status llm_unicode_map(const char *s, size_t n, int form, char **out, size_t *n_out,
                            llm_error *err);
-void llm_unicode_free(char *s);
 /* Simple lower case of one character; special is set for the one that becomes two (U+0130). */
 uint32_t llm_lower(uint32_t cp);
 

@@ -96,6 +96,7 @@ llm_wire_get(llm_wire_reader *r, void *out, size_t n)
 	r->left -= n;
 }
 
+/* One byte. */
 static inline uint8_t
 llm_wire_get_u8(llm_wire_reader *r)
 {
@@ -105,6 +106,7 @@ llm_wire_get_u8(llm_wire_reader *r)
 	return v;
 }
 
+/* Four bytes, the lowest first. */
 static inline uint32_t
 llm_wire_get_u32(llm_wire_reader *r)
 {
@@ -114,6 +116,7 @@ llm_wire_get_u32(llm_wire_reader *r)
 	return (uint32_t) b[0] | (uint32_t) b[1] << 8 | (uint32_t) b[2] << 16 | (uint32_t) b[3] << 24;
 }
 
+/* Eight bytes, the lowest first. */
 static inline uint64_t
 llm_wire_get_u64(llm_wire_reader *r)
 {
@@ -122,6 +125,7 @@ llm_wire_get_u64(llm_wire_reader *r)
 	return low | (uint64_t) llm_wire_get_u32(r) << 32;
 }
 
+/* A float by its bits. */
 static inline float
 llm_wire_get_f32(llm_wire_reader *r)
 {
@@ -132,6 +136,7 @@ llm_wire_get_f32(llm_wire_reader *r)
 	return v;
 }
 
+/* A double by its bits. */
 static inline double
 llm_wire_get_f64(llm_wire_reader *r)
 {
@@ -220,6 +225,7 @@ struct llm_wire_writer
 	bool failed;
 };
 
+/* Appends n bytes, growing if need be. */
 static inline void
 llm_wire_put(llm_wire_writer *w, const void *bytes, size_t n)
 {
@@ -234,12 +240,14 @@ llm_wire_put(llm_wire_writer *w, const void *bytes, size_t n)
 	w->n += n;
 }
 
+/* One byte. */
 static inline void
 llm_wire_put_u8(llm_wire_writer *w, uint8_t v)
 {
 	llm_wire_put(w, &v, sizeof(v));
 }
 
+/* Four bytes, the lowest first. */
 static inline void
 llm_wire_put_u32(llm_wire_writer *w, uint32_t v)
 {
@@ -248,6 +256,7 @@ llm_wire_put_u32(llm_wire_writer *w, uint32_t v)
 	llm_wire_put(w, b, sizeof(b));
 }
 
+/* Eight bytes, the lowest first. */
 static inline void
 llm_wire_put_u64(llm_wire_writer *w, uint64_t v)
 {
@@ -255,6 +264,7 @@ llm_wire_put_u64(llm_wire_writer *w, uint64_t v)
 	llm_wire_put_u32(w, (uint32_t) (v >> 32));
 }
 
+/* A float by its bits. */
 static inline void
 llm_wire_put_f32(llm_wire_writer *w, float v)
 {
@@ -264,6 +274,7 @@ llm_wire_put_f32(llm_wire_writer *w, float v)
 	llm_wire_put_u32(w, bits);
 }
 
+/* A double by its bits. */
 static inline void
 llm_wire_put_f64(llm_wire_writer *w, double v)
 {

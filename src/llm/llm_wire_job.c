@@ -76,6 +76,7 @@ make_rows(llm_wire_job *out, uint32_t n_rows, uint32_t n_rows2, llm_error *err)
 	return LLM_OK;
 }
 
+/* Reads all of a job but its rows, and makes room for these. */
 llm_status
 llm_wire_job_begin(llm_wire_reader *r, llm_wire_job *out, llm_error *err)
 {
@@ -126,6 +127,7 @@ llm_wire_job_begin(llm_wire_reader *r, llm_wire_job *out, llm_error *err)
 	return make_rows(out, n_rows, n_rows2, err);
 }
 
+/* Copies texts into the places that the frame names; each place once. */
 llm_status
 llm_wire_job_rows(llm_wire_reader *r, llm_wire_job *job, llm_error *err)
 {
@@ -154,12 +156,14 @@ llm_wire_job_rows(llm_wire_reader *r, llm_wire_job *job, llm_error *err)
 	return LLM_OK;
 }
 
+/* Compares what came with what was announced. */
 bool
 llm_wire_job_ready(const llm_wire_job *job)
 {
 	return job->n_got == job->job.n_rows + job->job.n_rows2;
 }
 
+/* Frees the job with everything in it. */
 void
 llm_wire_job_free(llm_wire_job *job)
 {
@@ -174,6 +178,7 @@ put_string(llm_wire_writer *w, const char *s)
 	llm_wire_put_text(w, s, s != NULL ? strlen(s) : 0);
 }
 
+/* Writes one row as a RESULTS frame of its own. */
 void
 llm_wire_put_result(llm_wire_writer *w, uint64_t id, const llm_row_result *result)
 {
@@ -194,6 +199,7 @@ llm_wire_put_result(llm_wire_writer *w, uint64_t id, const llm_row_result *resul
 	llm_wire_end(w);
 }
 
+/* Writes a PIECE frame. */
 void
 llm_wire_put_piece(llm_wire_writer *w, uint64_t id, uint32_t row, llm_text piece)
 {
@@ -203,6 +209,7 @@ llm_wire_put_piece(llm_wire_writer *w, uint64_t id, uint32_t row, llm_text piece
 	llm_wire_end(w);
 }
 
+/* Writes a DONE frame. */
 void
 llm_wire_put_done(llm_wire_writer *w, uint64_t id, llm_status status, const char *message,
                   const llm_job_stats *stats)
@@ -224,6 +231,7 @@ llm_wire_put_done(llm_wire_writer *w, uint64_t id, llm_status status, const char
 	llm_wire_end(w);
 }
 
+/* Writes an ERROR frame. */
 void
 llm_wire_put_error(llm_wire_writer *w, uint64_t id, llm_status status, const char *message)
 {
@@ -233,6 +241,7 @@ llm_wire_put_error(llm_wire_writer *w, uint64_t id, llm_status status, const cha
 	llm_wire_end(w);
 }
 
+/* Doubles the buffer, or more. */
 bool
 llm_wire_grow(llm_wire_writer *w, size_t need)
 {
