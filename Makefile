@@ -133,6 +133,7 @@ check-sql:                      ## the extension under a temporary server; insta
 	$(EXT_MAKE) EXT_WERROR=-Werror all
 	$(MAKE) --no-print-directory install
 	$(RUN) --name sql scripts/installcheck
+	$(RUN) --name tap scripts/tapcheck
 
 installcheck:                   ## the SQL tests alone, against what is installed
 	scripts/installcheck
