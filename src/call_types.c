@@ -371,6 +371,7 @@ static void
 prepare_is_true(PpCall *call, const NullableDatum *args)
 {
 	call->job.instruction = pp_text_of(args[1].value);
+	call->job.flags |= PP_JOB_CALIBRATE;
 	call->threshold = check_real(&args[3], "threshold", 0, 1, 0.5f);
 }
 
@@ -379,6 +380,7 @@ static void
 prepare_score(PpCall *call, const NullableDatum *args)
 {
 	call->job.instruction = pp_text_of(args[1].value);
+	call->job.flags |= PP_JOB_CALIBRATE;
 }
 
 /* The likeliest label; NULL when it is not likely enough. */

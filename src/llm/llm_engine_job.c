@@ -92,7 +92,8 @@ make_labels(const llm_slot *slot, llm_task *task, llm_error *err)
 	}
 	llm_free(strings);
 	llm_free(bytes);
-	if (status == LLM_OK && (job->flags & LLM_JOB_CALIBRATE) && listed &&
+	if (status == LLM_OK && (job->flags & LLM_JOB_CALIBRATE) &&
+	    (listed || job->kind == LLM_JOB_JUDGE) &&
 	    (task->prior = llm_calloc(n, sizeof(double))) == NULL)
 		return llm_fail(err, LLM_E_NOMEM, "out of memory while reading the labels");
 	return status;

@@ -62,7 +62,7 @@ release_calibrated(llm_task *task, float *prob)
 		llm_held_row *held = &task->held[i];
 		llm_row_result result = {.row = i,
 		                         .values = prob,
-		                         .n_values = n,
+		                         .n_values = task->job.kind == LLM_JOB_CLASSIFY ? n : 1,
 		                         .n_tokens = held->n_tokens,
 		                         .n_shared = held->n_shared};
 
