@@ -20,8 +20,10 @@ FUZZ_SMOKE_SECONDS = 5
 
 LLM_BASE      = llm_status llm_alloc
 LLM_LOAD      = llm_file llm_gguf llm_hash llm_json llm_quant llm_safetensors llm_sha256 llm_weights
-LLM_TOKENIZE  = llm_unicode llm_tokenizer llm_tok_vocab llm_tok_normalise llm_tok_split llm_tok_bpe \
-                llm_tok_unigram llm_tok_wordpiece llm_tok_load_gguf llm_tok_load_hf llm_chat
+LLM_TOKENIZE  = llm_unicode llm_tokenizer llm_tok_vocab llm_tok_trie llm_tok_added \
+                llm_tok_normalise llm_tok_charsmap llm_tok_scan llm_tok_split llm_tok_bpe \
+                llm_tok_unigram llm_tok_wordpiece llm_tok_load_gguf llm_tok_load_hf \
+                llm_tok_load_steps llm_chat
 LLM_MODEL     = llm_arch llm_arch_gguf llm_arch_hf llm_arch_keys llm_arch_pool llm_arch_rope \
                 llm_model llm_model_chat llm_model_names llm_forward llm_forward_encode
 LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cpu_weights \

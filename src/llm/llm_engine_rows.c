@@ -12,21 +12,6 @@
 #include "llm_alloc.h"
 #include "llm_check.h"
 
-/* The constant token runs around a row's text. */
-typedef struct frame
-{
-	llm_tokens head; /* shared by all rows */
-	llm_tokens tail;
-} frame;
-
-/* Frees both runs. */
-static void
-frame_free(frame *f)
-{
-	llm_tokens_free(&f->head);
-	llm_tokens_free(&f->tail);
-}
-
 /* Records that a row fails, before the task runs. */
 static void
 row_refuse(llm_task *task, uint32_t row, const llm_error *why)
@@ -65,35 +50,20 @@ row_text(const llm_text *rows, uint32_t i)
 	return rows != NULL && rows[i].bytes != NULL ? rows[i] : (llm_text){"", 0};
 }
 
-/* Builds the runs of tokens around a row's text from the chat family, or the bare instruction when
- * raw. */
+/* Builds the frame of a job's prompts from the chat family, or the bare instruction when raw. */
 static llm_status
 frame_build(const llm_slot *slot, const llm_job *job, const llm_text *label, const llm_text *query,
-            frame *f, llm_error *err)
+            llm_chat_frame *f, llm_error *err)
 {
 	const llm_model *m = slot->model;
+	const llm_chat_family *family = job->flags & LLM_JOB_RAW ? NULL : m->chat;
 	llm_prompt p = {0};
-	size_t n_head = 0;
-	llm_status status;
+	llm_status status = llm_prompt_build(job, label, query, &p, err);
 
-	if ((status = llm_prompt_build(job, label, query, &p, err)) != LLM_OK)
+	if (status != LLM_OK)
 		return status;
-	if (job->flags & LLM_JOB_RAW)
-	{
-		status = llm_tokenize(m->tokenizer, p.prefix, p.bytes_prefix, LLM_TOK_ADD_BOS_EOS, &f->head,
-		                      err);
-		if (status == LLM_OK)
-			status = llm_tokenize(m->tokenizer, p.suffix, p.bytes_suffix, 0, &f->tail, err);
-		llm_prompt_free(&p);
-		return status;
-	}
-	status =
-	    llm_chat_prompt(m->chat, m->tokenizer, job->system.bytes, job->system.n, p.prefix,
-	                    p.bytes_prefix, NULL, 0, p.suffix, p.bytes_suffix, &f->head, &n_head, err);
-	for (size_t i = n_head; status == LLM_OK && i < f->head.n; i++)
-		status = llm_tokens_push(&f->tail, f->head.ids[i], err);
-	if (status == LLM_OK)
-		f->head.n = n_head;
+	status = llm_chat_frame_build(family, m->tokenizer, job->system.bytes, job->system.n, p.prefix,
+	                              p.bytes_prefix, p.suffix, p.bytes_suffix, f, err);
 	llm_prompt_free(&p);
 	return status;
 }
@@ -120,7 +90,7 @@ append_ids(int32_t *at, const int32_t *ids, size_t n)
  * labels. Cuts the text when the job allows it.
  */
 static llm_status
-seq_fill(const llm_slot *slot, llm_seq *seq, const frame *f, llm_text text, llm_error *err)
+seq_fill(const llm_slot *slot, llm_seq *seq, const llm_chat_frame *f, llm_text text, llm_error *err)
 {
 	const llm_task *task = seq->task;
 	const llm_label_set *labels = seq->kind == LLM_SEQ_LABELS ? task->labels : NULL;
@@ -128,7 +98,7 @@ seq_fill(const llm_slot *slot, llm_seq *seq, const frame *f, llm_text text, llm_
 	uint32_t reserve = n_nodes + (seq->kind == LLM_SEQ_GENERATE ? 1 : 0);
 	llm_tokens middle = {0};
 	uint64_t n_fixed = (uint64_t) f->head.n + f->tail.n + reserve;
-	llm_status status = llm_tokenize(slot->model->tokenizer, text.bytes, text.n, 0, &middle, err);
+	llm_status status = llm_chat_frame_input(f, text.bytes, text.n, &middle, err);
 
 	if (status == LLM_OK && n_fixed + middle.n > slot->n_ctx)
 	{
@@ -166,7 +136,7 @@ add_prompt_rows(const llm_slot *slot, llm_task *task, llm_seq_kind kind, const l
                 uint32_t part, llm_error *err)
 {
 	const llm_job *job = &task->job;
-	frame f = {0};
+	llm_chat_frame f = {0};
 	llm_status status = frame_build(slot, job, label, NULL, &f, err);
 	llm_error why;
 
@@ -187,7 +157,7 @@ add_prompt_rows(const llm_slot *slot, llm_task *task, llm_seq_kind kind, const l
 	    kind == LLM_SEQ_LABELS && !(job->flags & LLM_JOB_MULTI))
 		status = seq_fill(slot, seq_add(task, kind, LLM_ROW_HIDDEN, 0), &f, llm_prompt_content_free,
 		                  err);
-	frame_free(&f);
+	llm_chat_frame_free(&f);
 	return status;
 }
 
@@ -196,7 +166,7 @@ static llm_status
 add_relevance_decoder(const llm_slot *slot, llm_task *task, llm_error *err)
 {
 	const llm_job *job = &task->job;
-	frame f = {0};
+	llm_chat_frame f = {0};
 	llm_status status = LLM_OK;
 	llm_error why;
 
@@ -206,8 +176,7 @@ add_relevance_decoder(const llm_slot *slot, llm_task *task, llm_error *err)
 		{
 			llm_text query = row_text(job->rows2, i);
 
-			frame_free(&f);
-			f = (frame){0};
+			llm_chat_frame_free(&f);
 			status = frame_build(slot, job, NULL, &query, &f, err);
 		}
 		if (status == LLM_OK)
@@ -221,7 +190,7 @@ add_relevance_decoder(const llm_slot *slot, llm_task *task, llm_error *err)
 			}
 		}
 	}
-	frame_free(&f);
+	llm_chat_frame_free(&f);
 	return status;
 }
 
@@ -399,13 +368,14 @@ static llm_status
 add_prefix(const llm_slot *slot, llm_task *task, llm_error *err)
 {
 	llm_seq *seq = seq_add(task, LLM_SEQ_PREFIX, LLM_ROW_HIDDEN, 0);
-	frame f = {0};
+	llm_chat_frame f = {0};
 	llm_status status = frame_build(slot, &task->job, NULL, NULL, &f, err);
 
 	f.tail.n = 0;
+	f.space = false; /* it goes with the input, which is not known */
 	if (status == LLM_OK)
 		status = seq_fill(slot, seq, &f, (llm_text){"", 0}, err);
-	frame_free(&f);
+	llm_chat_frame_free(&f);
 	return status;
 }
 

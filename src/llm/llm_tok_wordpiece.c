@@ -3,47 +3,36 @@
  * reference implements it).
  *
  * A word of more than word_chars_max characters, or one that does not come out whole, is one
- * unknown token. Linear but for the bounded length of a token.
+ * unknown token. At every step the trie of pieces is walked once as far as it goes.
  */
 #include "llm_tok_internal.h"
 
-#include <string.h>
-
-#define PIECE_BYTES_MAX 512
-
-/* Counts characters. */
-static size_t
-count_chars(const char *s, size_t n)
+/* True when a word has more characters than max. */
+static bool
+longer_than(const char *s, size_t n, uint32_t max)
 {
-	size_t chars = 0;
+	uint32_t chars = 0;
 
-	for (size_t i = 0; i < n; i++)
+	if (n <= max)
+		return false;
+	for (size_t i = 0; i < n && chars <= max; i++)
 		chars += ((unsigned char) s[i] & 0xc0) != 0x80;
-	return chars;
+	return chars > max;
 }
 
-/* Finds the longest piece at the front of rest; *length gets its bytes. −1: none. */
+/* Finds the longest piece below node at the front of s; *length gets its bytes. −1: none. */
 static int32_t
-longest_piece(const llm_tokenizer *t, const char *rest, size_t n, bool inside, size_t *length)
+longest_piece(const tok_trie *pieces, uint32_t node, const char *s, size_t n, size_t *length)
 {
-	char piece[PIECE_BYTES_MAX];
-	size_t head = inside ? t->bytes_prefix : 0;
-	size_t max = n < t->bytes_token_max ? n : t->bytes_token_max;
+	int32_t id = -1;
 
-	if (max > sizeof(piece) - head)
-		max = sizeof(piece) - head;
-	memcpy(piece, t->prefix, head);
-	memcpy(piece + head, rest, max);
-	for (*length = max; *length > 0; (*length)--)
-	{
-		int32_t id;
-
-		if (*length < n && ((unsigned char) rest[*length] & 0xc0) == 0x80)
-			continue; /* in the middle of a character */
-		if ((id = tok_find(t, piece, head + *length)) >= 0)
-			return id;
-	}
-	return -1;
+	for (size_t i = 0; i < n && tok_trie_step(pieces, &node, (unsigned char) s[i]); i++)
+		if (pieces->nodes[node].id >= 0)
+		{
+			id = pieces->nodes[node].id;
+			*length = i + 1;
+		}
+	return id;
 }
 
 /* Appends the ids of one word. */
@@ -51,21 +40,21 @@ llm_status
 tok_wordpiece(const llm_tokenizer *t, const char *word, size_t n, llm_tokens *out, llm_error *err)
 {
 	size_t n_before = out->n;
-	size_t length;
+	bool unknown = longer_than(word, n, t->word_chars_max);
+	size_t length = 0;
 
-	if (count_chars(word, n) > t->word_chars_max)
-		return t->unk >= 0 ? llm_tokens_push(out, t->unk, err) : LLM_OK;
-	for (size_t i = 0; i < n; i += length)
+	for (size_t i = 0; i < n && !unknown; i += length)
 	{
-		int32_t id = longest_piece(t, word + i, n - i, i > 0, &length);
+		uint32_t node = i > 0 ? t->inside : 0;
+		int32_t id =
+		    node != UINT32_MAX ? longest_piece(&t->pieces, node, word + i, n - i, &length) : -1;
 
-		if (id < 0)
-		{
-			out->n = n_before;
-			return t->unk >= 0 ? llm_tokens_push(out, t->unk, err) : LLM_OK;
-		}
-		if (llm_tokens_push(out, id, err) != LLM_OK)
+		unknown = id < 0;
+		if (!unknown && llm_tokens_push(out, id, err) != LLM_OK)
 			return LLM_E_NOMEM;
 	}
-	return LLM_OK;
+	if (!unknown)
+		return LLM_OK;
+	out->n = n_before;
+	return t->unk >= 0 ? llm_tokens_push(out, t->unk, err) : LLM_OK;
 }

@@ -1,14 +1,12 @@
 /*
- * llm_tokenizer.c: the pipeline of a text, and the way back. See llm_tok_internal.h for the parts.
+ * llm_tokenizer.c: the pipeline of a text, pairs, and the way back. See llm_tok_internal.h for the
+ * parts.
  *
  * Scratch lives for one call, so a tokenizer can be used by any number of threads.
  */
-#include "llm_tokenizer.h"
-
-#include <string.h>
+#include "llm_tok_internal.h"
 
 #include "llm_check.h"
-#include "llm_tok_internal.h"
 
 /* Appends an id. */
 llm_status
@@ -43,21 +41,24 @@ llm_tokenizer_free(llm_tokenizer *t)
 	if (t == NULL)
 		return;
 	llm_free(t->entries);
+	llm_free(t->scores);
 	llm_free(t->by_text);
+	llm_free(t->by_piece);
 	llm_free(t->pair_key);
 	llm_free(t->pair_value);
-	tok_trie_free(&t->added);
+	llm_free(t->rank);
+	tok_trie_free(&t->added[0]);
+	tok_trie_free(&t->added[1]);
 	tok_trie_free(&t->pieces);
 	llm_arena_destroy(t->arena);
 	llm_free(t);
 }
 
-/* Reads the tokenizer of a model. */
+/* Makes an empty tokenizer. */
 llm_status
-llm_tokenizer_load(llm_weights *w, llm_tokenizer **out, llm_error *err)
+tok_create(llm_tokenizer **out, llm_error *err)
 {
 	llm_tokenizer *t = llm_calloc(1, sizeof(*t));
-	llm_status status;
 
 	if (t == NULL || (t->arena = llm_arena_create()) == NULL)
 	{
@@ -70,17 +71,31 @@ llm_tokenizer_load(llm_weights *w, llm_tokenizer **out, llm_error *err)
 	t->bytes_prefix = 2;
 	for (int i = 0; i < 256; i++)
 		t->byte_id[i] = -1;
+	*out = t;
+	return LLM_OK;
+}
+
+/* Reads the tokenizer of a model. */
+llm_status
+llm_tokenizer_load(llm_weights *w, llm_tokenizer **out, llm_error *err)
+{
+	llm_tokenizer *t;
+	llm_error own;
+	llm_status status;
+
+	*out = NULL;
+	err = err != NULL ? err : &own;
+	if ((status = tok_create(&t, err)) != LLM_OK)
+		return status;
 	status = llm_weights_get_format(w) == LLM_FORMAT_GGUF ? tok_load_gguf(t, w, err)
 	                                                      : tok_load_hf(t, w, err);
 	if (status == LLM_OK)
 		status = tok_finish(t, err);
-	if (status != LLM_OK)
-	{
+	if (status == LLM_OK)
+		*out = t;
+	else
 		llm_tokenizer_free(t);
-		return status;
-	}
-	*out = t;
-	return LLM_OK;
+	return status;
 }
 
 /* One call's state. */
@@ -88,9 +103,11 @@ typedef struct run
 {
 	const llm_tokenizer *t;
 	tok_scratch scratch;
-	tok_buffer normalised;
 	llm_tokens *out;
-	bool first; /* nothing of the text has been seen yet */
+	bool special;   /* special tokens are recognised */
+	bool first;     /* the text begins the whole text */
+	bool continues; /* the text goes on from one that was tokenised apart */
+	const char *text;
 } run;
 
 /* Gives one word to the model. */
@@ -110,168 +127,87 @@ encode_word(void *arg, const char *word, size_t n, llm_error *err)
 	}
 }
 
-/* Encodes a stretch that holds no added token. */
+/* Encodes a stretch between added tokens: normalises, cuts out those of normalised text, splits. */
 static llm_status
-encode_plain(run *r, const char *text, size_t n, llm_error *err)
+encode_stretch(run *r, const char *text, size_t n, llm_error *err)
 {
-	tok_buffer spaced = {0};
-	llm_status status = LLM_OK;
+	bool first = text == r->text && r->first;
+	bool continues = text == r->text && r->continues;
+	size_t begin = 0;
+	size_t at = 0;
+	tok_cut cut;
+	llm_status status;
 
 	if (n == 0)
 		return LLM_OK;
-	if (r->t->n_norms > 0)
+	status = tok_normalise(r->t, text, n, continues, &r->scratch, &text, &n, err);
+	while (status == LLM_OK && tok_added_next(r->t, true, r->special, text, n, &at, &cut))
 	{
-		if ((status = tok_normalise(r->t, text, n, &r->normalised, err)) != LLM_OK)
-			return status;
-		text = r->normalised.bytes;
-		n = r->normalised.n;
-	}
-	if (r->t->add_prefix_space && n > 0 && text[0] != ' ')
-	{
-		status = tok_put(&spaced, " ", 1, err);
+		status = tok_split_words(r->t, text + begin, cut.begin - begin, first && begin == 0,
+		                         continues && begin == 0, &r->scratch, encode_word, r, err);
 		if (status == LLM_OK)
-			status = tok_put(&spaced, text, n, err);
-		text = spaced.bytes;
-		n = spaced.n;
+			status = llm_tokens_push(r->out, cut.id, err);
+		begin = cut.end;
 	}
-	if (status == LLM_OK)
-		status = tok_split_words(r->t, text, n, encode_word, r, err);
-	llm_free(spaced.bytes);
-	return status;
-}
-
-/* True when a letter, number or underscore stands at s (or before it, for the left side). */
-static bool
-word_character(const char *text, size_t n, size_t at, bool left)
-{
-	uint32_t cp;
-
-	if (left)
-	{
-		size_t from = at;
-
-		if (at == 0)
-			return false;
-		for (from--; from > 0 && ((unsigned char) text[from] & 0xc0) == 0x80; from--)
-			;
-		at = from;
-	}
-	if (llm_utf8_decode(text + at, n - at, &cp) == 0)
-		return false;
-	return llm_is_letter(cp) || llm_is_number(cp) || cp == '_';
-}
-
-/* The longest added token at position at that may be taken there; −1. */
-static int32_t
-added_at(const llm_tokenizer *t, const char *text, size_t n, size_t at, bool special,
-         size_t *length)
-{
-	uint32_t node = 0;
-	int32_t best = -1;
-
-	if (!t->added_first[(unsigned char) text[at]])
-		return -1;
-	for (size_t i = at; i < n && tok_trie_step(&t->added, &node, (unsigned char) text[i]); i++)
-	{
-		int32_t id = t->added.id[node];
-
-		if (id < 0 || (!special && (t->entries[id].flags & TOK_SPECIAL)))
-			continue;
-		if ((t->entries[id].flags & TOK_WORD) &&
-		    (word_character(text, n, at, true) || word_character(text, n, i + 1, false)))
-			continue;
-		best = id;
-		*length = i + 1 - at;
-	}
-	return best;
-}
-
-/* White space before an added token that takes it. */
-static size_t
-trim_end(const char *text, size_t from, size_t to)
-{
-	while (to > from)
-	{
-		size_t at = to - 1;
-		uint32_t cp;
-
-		while (at > from && ((unsigned char) text[at] & 0xc0) == 0x80)
-			at--;
-		if (llm_utf8_decode(text + at, to - at, &cp) == 0 || !llm_is_space(cp))
-			break;
-		to = at;
-	}
-	return to;
+	if (status != LLM_OK)
+		return status;
+	return tok_split_words(r->t, text + begin, n - begin, first && begin == 0,
+	                       continues && begin == 0, &r->scratch, encode_word, r, err);
 }
 
 /* Cuts added tokens out of a text and encodes what lies between them. */
 static llm_status
-encode(run *r, const char *text, size_t n, bool special, llm_error *err)
-{
-	size_t begin = 0;
-	llm_status status = LLM_OK;
-
-	for (size_t i = 0; status == LLM_OK && i < n;)
-	{
-		size_t length = 0;
-		int32_t id = added_at(r->t, text, n, i, special, &length);
-		uint32_t cp;
-
-		if (id < 0)
-		{
-			i++;
-			continue;
-		}
-		status =
-		    encode_plain(r, text + begin,
-		                 (r->t->entries[id].flags & TOK_LSTRIP ? trim_end(text, begin, i) : i) -
-		                     begin,
-		                 err);
-		if (status == LLM_OK)
-			status = llm_tokens_push(r->out, id, err);
-		i += length;
-		while ((r->t->entries[id].flags & TOK_RSTRIP) && i < n &&
-		       (length = llm_utf8_decode(text + i, n - i, &cp)) > 0 && llm_is_space(cp))
-			i += length;
-		begin = i;
-	}
-	return status == LLM_OK ? encode_plain(r, text + begin, n - begin, err) : status;
-}
-
-/* Appends the ids of a text without post-processing. */
-static llm_status
-encode_text(const llm_tokenizer *t, const char *text, size_t n, bool special, llm_tokens *out,
+encode_text(const llm_tokenizer *t, const char *text, size_t n, int flags, llm_tokens *out,
             llm_error *err)
 {
-	run r = {.t = t, .out = out};
-	llm_status status;
+	run r = {.t = t,
+	         .out = out,
+	         .special = (flags & LLM_TOK_SPECIAL) != 0,
+	         .first = (flags & (LLM_TOK_AFTER_TOKEN | LLM_TOK_AFTER_TEXT)) == 0,
+	         .continues = (flags & LLM_TOK_AFTER_TEXT) != 0,
+	         .text = text};
+	size_t begin = 0;
+	size_t at = 0;
+	tok_cut cut;
+	llm_status status = LLM_OK;
 
+	if (n == 0)
+		return LLM_OK;
 	if (!llm_utf8_valid(text, n))
 		return llm_fail(err, LLM_E_FORMAT, "text is not valid UTF-8");
-	status = encode(&r, text, n, special, err);
+	while (status == LLM_OK && tok_added_next(t, false, r.special, text, n, &at, &cut))
+	{
+		status = encode_stretch(&r, text + begin, cut.begin - begin, err);
+		if (status == LLM_OK)
+			status = llm_tokens_push(out, cut.id, err);
+		begin = cut.end;
+	}
+	if (status == LLM_OK)
+		status = encode_stretch(&r, text + begin, n - begin, err);
 	tok_scratch_free(&r.scratch);
-	llm_free(r.normalised.bytes);
 	return status;
 }
 
-/* Tokenises a text. */
+/* Tokenises a text; a failure leaves *out as it was. */
 llm_status
 llm_tokenize(const llm_tokenizer *t, const char *text, size_t bytes, int flags, llm_tokens *out,
              llm_error *err)
 {
+	static const tok_template bare = {.items = {{.id = -1}}, .n = 1};
+	bool around = (flags & LLM_TOK_ADD_BOS_EOS) != 0 && t->single.n > 0;
+	const tok_template *form = around ? &t->single : &bare;
+	size_t n_before = out->n;
 	llm_status status = LLM_OK;
-	llm_error ignored;
-	bool special = (flags & LLM_TOK_SPECIAL) != 0;
+	llm_error own;
 
-	if (err == NULL)
-		err = &ignored;
-	if (!(flags & LLM_TOK_ADD_BOS_EOS) || t->single.n == 0)
-		return bytes == 0 ? LLM_OK : encode_text(t, text, bytes, special, out, err);
-	for (uint32_t i = 0; status == LLM_OK && i < t->single.n; i++)
-		if (t->single.items[i].id >= 0)
-			status = llm_tokens_push(out, t->single.items[i].id, err);
-		else if (bytes > 0)
-			status = encode_text(t, text, bytes, special, out, err);
+	err = err != NULL ? err : &own;
+	for (uint32_t i = 0; status == LLM_OK && i < form->n; i++)
+		if (form->items[i].id >= 0)
+			status = llm_tokens_push(out, form->items[i].id, err);
+		else
+			status = encode_text(t, text, bytes, flags, out, err);
+	if (status != LLM_OK)
+		out->n = n_before;
 	return status;
 }
 
@@ -330,25 +266,31 @@ llm_tokenize_pair(const llm_tokenizer *t, const char *a, size_t a_bytes, const c
 {
 	llm_tokens left = {0};
 	llm_tokens right = {0};
-	llm_error ignored;
+	size_t n_out = out->n;
+	size_t n_types = types->n;
 	size_t n_special = 0;
+	llm_error own;
 	llm_status status;
 
-	if (err == NULL)
-		err = &ignored;
+	err = err != NULL ? err : &own;
 	if (t->pair.n == 0)
 		return llm_fail(err, LLM_E_UNSUPPORTED, "the model's tokenizer has no form for pairs");
 	for (uint32_t i = 0; i < t->pair.n; i++)
 		n_special += t->pair.items[i].id >= 0;
 	if (max_tokens <= n_special)
 		return llm_fail(err, LLM_E_RANGE, "a pair needs more than %zu tokens", max_tokens);
-	status = encode_text(t, a, a_bytes, false, &left, err);
+	status = encode_text(t, a, a_bytes, 0, &left, err);
 	if (status == LLM_OK)
-		status = encode_text(t, b, b_bytes, false, &right, err);
+		status = encode_text(t, b, b_bytes, 0, &right, err);
 	if (status == LLM_OK)
 	{
 		truncate_pair(&left, &right, max_tokens - n_special);
 		status = put_pair(&t->pair, &left, &right, out, types, err);
+	}
+	if (status != LLM_OK)
+	{
+		out->n = n_out;
+		types->n = n_types;
 	}
 	llm_tokens_free(&left);
 	llm_tokens_free(&right);

@@ -35,6 +35,8 @@ void llm_tokens_free(llm_tokens *t);
 
 #define LLM_TOK_SPECIAL     1 /* special tokens in the text are recognised (template text only) */
 #define LLM_TOK_ADD_BOS_EOS 2 /* add what the model's post-processor adds ([CLS] … [SEP], <s>) */
+#define LLM_TOK_AFTER_TOKEN 4 /* the text stands behind a special token: it does not begin a text */
+#define LLM_TOK_AFTER_TEXT  8 /* it goes on from a text tokenised apart: nothing is put in front */
 
 /* From w's tokenizer.json or metadata; w must stay open as long as the tokenizer lives. */
 llm_status llm_tokenizer_load(llm_weights *w, llm_tokenizer **out, llm_error *err);

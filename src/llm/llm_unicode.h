@@ -1,7 +1,9 @@
 /*
  * llm_unicode.h: what tokenizers need of Unicode, over utf8proc's tables.
  *
- * Nothing here allocates but llm_unicode_map. All functions are thread-safe.
+ * Text is UTF-8. Nothing here keeps state; all functions are thread-safe, and linear in their
+ * input: utf8proc's own normaliser sorts long runs of combining marks in quadratic time, so its
+ * tables are used and the sorting is done here.
  */
 #ifndef LLM_UNICODE_H
 #define LLM_UNICODE_H
@@ -19,25 +21,56 @@ size_t llm_utf8_encode(uint32_t cp, char out[4]);
 /* True when all n bytes are valid UTF-8. */
 bool llm_utf8_valid(const char *s, size_t n);
 
+/* The character at the front of valid text: its length, 0 at the end. A stray byte is U+FFFD. */
+static inline size_t
+llm_utf8_peek(const char *s, size_t n, uint32_t *cp)
+{
+	size_t length;
+
+	*cp = 0;
+	if (n == 0)
+		return 0;
+	if ((unsigned char) s[0] < 0x80)
+	{
+		*cp = (unsigned char) s[0];
+		return 1;
+	}
+	if ((length = llm_utf8_decode(s, n, cp)) > 0)
+		return length;
+	*cp = 0xfffd;
+	return 1;
+}
+
+/* Where the last character of s[0, n) begins; n > 0. */
+size_t llm_utf8_last(const char *s, size_t n);
+/* Bytes of the grapheme cluster (UAX #29, extended) at the front of s; 0 when n is 0. */
+size_t llm_utf8_grapheme(const char *s, size_t n);
+
 bool llm_is_letter(uint32_t cp);      /* \p{L} */
 bool llm_is_number(uint32_t cp);      /* \p{N} */
 bool llm_is_mark(uint32_t cp);        /* \p{M} */
 bool llm_is_nonspacing(uint32_t cp);  /* \p{Mn} */
 bool llm_is_punctuation(uint32_t cp); /* \p{P} */
 bool llm_is_space(uint32_t cp);       /* White_Space, what \s matches */
-bool llm_is_control(uint32_t cp);     /* Cc, Cf, Co, Cs */
+bool llm_is_word(uint32_t cp);        /* what \w matches (UTS #18) */
+bool llm_is_control(uint32_t cp);     /* Cc, Cf, Co; not the unassigned ones */
+bool llm_is_upper_like(uint32_t cp);  /* [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] */
+bool llm_is_lower_like(uint32_t cp);  /* [\p{Ll}\p{Lm}\p{Lo}\p{M}] */
 bool llm_is_cjk(uint32_t cp);         /* the ideograph blocks that BERT splits */
 
-/* Normalisation forms and lower case; map ORs of these in one call. */
-#define LLM_UNI_NFC  1
-#define LLM_UNI_NFD  2
-#define LLM_UNI_NFKC 3
-#define LLM_UNI_NFKD 4
+/* Lower case of a character by Unicode's full mapping without context: one or two characters. */
+size_t llm_lower(uint32_t cp, uint32_t out[2]);
 
-/* Maps valid UTF-8 into a form; the caller frees *out with llm_free. */
-llm_status llm_unicode_map(const char *s, size_t n, int form, char **out, size_t *n_out,
-                           llm_error *err);
-/* Simple lower case of one character; special is set for the one that becomes two (U+0130). */
-uint32_t llm_lower(uint32_t cp);
+typedef enum llm_unicode_form
+{
+	LLM_NFC = 1,
+	LLM_NFD = 2,
+	LLM_NFKC = 3,
+	LLM_NFKD = 4
+} llm_unicode_form;
+
+/* Normalises valid UTF-8; *out is freed with llm_free. */
+llm_status llm_unicode_normalise(const char *s, size_t n, llm_unicode_form form, char **out,
+                                 size_t *n_out, llm_error *err);
 
 #endif /* LLM_UNICODE_H */
