@@ -237,6 +237,7 @@ test_same_row_same_answer(void)
 		REQUIRE((e = open_engine(params, smol_path)) != NULL);
 		job = classify_job(0, n_rows, other);
 		REQUIRE(run(e, &job, &err) == LLM_OK);
+		CHECK(other->stats.n_errors == 0);
 		for (uint32_t i = 0; i < n_rows; i++)
 			CHECK_MSG(memcmp(other->values[i], got->values[i], 4 * sizeof(float)) == 0,
 			          "variant %zu row %u", v, i);

@@ -11,7 +11,9 @@
 
 #define DATA "test/data/models/"
 
-/* Float matrix products are slow under AddressSanitizer: two prompts run the same code as twenty. */
+/*
+ * Float matrix products are slow under AddressSanitizer: two prompts run the same code as twenty.
+ */
 #ifdef __SANITIZE_ADDRESS__
 #define PROMPTS 2
 #else

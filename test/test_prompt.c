@@ -78,9 +78,13 @@ test_judge_and_relevance(void)
 static void
 test_generate(void)
 {
+	llm_text row = LLM_TEXT("input");
 	llm_job job = {.kind = LLM_JOB_GENERATE,
 	               .instruction = LLM_TEXT("Say {input} %s <|im_end|>"),
 	               .n_rows = 1};
+
+	expect(&job, NULL, NULL, "Say {input} %s <|im_end|>", "");
+	job.rows = &row;
 
 	expect(&job, NULL, NULL, "Say {input} %s <|im_end|>\n\n", "");
 	job.flags = LLM_JOB_RAW;

@@ -297,6 +297,7 @@ slot_equip(llm_engine *e, llm_slot *slot, const llm_load_options *options, uint6
 		    params.budget_tokens < slot->n_ctx ? slot->n_ctx : params.budget_tokens;
 		params.budget_interactive = params.budget_tokens;
 	}
+	params.max_pass_tokens = max_tokens; /* a trie of many labels runs whole */
 	slot->budget_tokens = params.budget_tokens;
 	return llm_sched_create(slot->kv, &params, &slot->sched, err);
 }

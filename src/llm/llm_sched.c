@@ -23,6 +23,8 @@ params_clamp(const llm_sched_params *params)
 	p.max_queued = p.max_queued > 0 ? p.max_queued : 1;
 	if (p.budget_interactive == 0 || p.budget_interactive > p.budget_tokens)
 		p.budget_interactive = p.budget_tokens;
+	if (p.max_pass_tokens < p.budget_tokens)
+		p.max_pass_tokens = p.budget_tokens;
 	return p;
 }
 
@@ -134,9 +136,9 @@ check_request(const llm_sched *s, const llm_sched_request *r, llm_error *err)
 		return llm_fail(err, LLM_E_LIMIT,
 		                "a sequence of %llu tokens does not fit the KV cache of %u pages of %u",
 		                (unsigned long long) n_total, stats.n_pages, llm_kv_page_tokens(s->kv));
-	if (r->n_atomic > s->params.budget_tokens)
+	if (r->n_atomic > s->params.max_pass_tokens)
 		return llm_fail(err, LLM_E_LIMIT, "%u tokens that must run together exceed a pass of %u",
-		                r->n_atomic, s->params.budget_tokens);
+		                r->n_atomic, s->params.max_pass_tokens);
 	return LLM_OK;
 }
 

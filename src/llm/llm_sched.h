@@ -51,6 +51,8 @@ typedef struct llm_sched_params
 	 * Most tokens a pass while an interactive sequence waits or runs (latency). 0 = budget_tokens.
 	 */
 	uint32_t budget_interactive;
+	/* Most tokens of a pass that an atomic tail makes longer. 0 = budget_tokens. */
+	uint32_t max_pass_tokens;
 	uint32_t max_segments; /* most sequences a pass */
 	uint32_t max_queued;   /* most sequences waiting or running; more: LLM_E_BUSY */
 } llm_sched_params;

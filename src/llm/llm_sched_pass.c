@@ -40,8 +40,8 @@ tail_fits(const llm_sched *s, uint32_t n)
 {
 	if (n <= room_tokens(s) || s->n_pass_tokens == 0)
 		return true;
-	return n > s->budget && n <= s->params.budget_tokens &&
-	       s->n_pass_tokens <= s->params.budget_tokens - n;
+	return n > s->budget && n <= s->params.max_pass_tokens &&
+	       s->n_pass_tokens <= s->params.max_pass_tokens - n;
 }
 
 /*
