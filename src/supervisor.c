@@ -39,6 +39,7 @@
 #define WATCH_MS          1000  /* between looks at a healthy engine */
 #define START_POLL_MS     20    /* between looks at a starting engine */
 #define START_LIMIT_MS    20000 /* an engine that does not listen by then is killed */
+#define PROBES_MISSED_MAX 3     /* in a row, of an engine that has answered */
 #define WEDGE_LIMIT_MS    15000 /* a pass that takes longer counts as wedged */
 
 /* The worker's own state. */
@@ -51,6 +52,7 @@ typedef struct Supervisor
 	int n_failures;         /* quick ones in a row */
 	uint64 n_starts;
 	bool told_degraded;
+	int n_missed; /* probes without an answer, in a row */
 } Supervisor;
 
 static Supervisor sup;
@@ -198,6 +200,7 @@ start_engine(void)
 		return;
 	}
 	sup.n_starts++;
+	sup.n_missed = 0;
 	LWLockAcquire(pp_shared->lock, LW_EXCLUSIVE);
 	pp_shared->restarts = sup.n_starts - 1;
 	LWLockRelease(pp_shared->lock);
@@ -221,6 +224,8 @@ look_at_engine(void)
 	int stalled_ms = 0;
 	bool answers = pp_client_probe(&stalled_ms);
 
+	if (answers)
+		sup.n_missed = 0;
 	if (sup.state != PP_ENGINE_READY)
 	{
 		if (answers)
@@ -229,7 +234,10 @@ look_at_engine(void)
 			kill_engine("It did not start to listen.");
 	}
 	else if (!answers)
-		kill_engine("It does not answer on its socket.");
+	{
+		if (++sup.n_missed >= PROBES_MISSED_MAX)
+			kill_engine("It does not answer on its socket.");
+	}
 	else if (stalled_ms > WEDGE_LIMIT_MS)
 		kill_engine("A computation makes no progress.");
 	if (sup.state == PP_ENGINE_READY && age_ms > QUICK_FAILURE_MS)

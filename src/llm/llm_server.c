@@ -298,10 +298,15 @@ serve(server *s, llm_error *err)
 	return LLM_OK;
 }
 
-/* Ends the engine thread after its pass. */
+/* Ends the start thread after its job, then the engine thread after its pass. */
 static void
-stop_engine(server *s)
+stop_threads(server *s)
 {
+	pthread_mutex_lock(&s->start_mutex);
+	s->start_stop = true;
+	pthread_cond_signal(&s->start_cond);
+	pthread_mutex_unlock(&s->start_mutex);
+	pthread_join(s->start_thread, NULL);
 	pthread_mutex_lock(&s->engine_mutex);
 	s->engine_stop = true;
 	pthread_cond_signal(&s->engine_cond);
@@ -319,7 +324,8 @@ shut_down(server *s)
 	bool loading;
 
 	unlink(s->params.socket_path);
-	stop_engine(s);
+	stop_threads(s);
+	s->start_first = s->start_last = NULL;
 	pthread_mutex_lock(&s->mutex);
 	loading = s->loads != NULL;
 	pthread_mutex_unlock(&s->mutex);
@@ -352,6 +358,8 @@ llm_server_run(const llm_server_params *params, llm_error *err)
 	s->started_ms = server_now_ms();
 	pthread_mutex_init(&s->mutex, NULL);
 	pthread_mutex_init(&s->engine_mutex, NULL);
+	pthread_mutex_init(&s->start_mutex, NULL);
+	pthread_cond_init(&s->start_cond, NULL);
 	pthread_cond_init(&s->engine_cond, NULL);
 	harden(params);
 	find_models(s);
@@ -359,8 +367,9 @@ llm_server_run(const llm_server_params *params, llm_error *err)
 	    llm_engine_create(&params->engine, &s->engine, err) != LLM_OK)
 		return err->code;
 	llm_engine_set_wakeup(s->engine, wake_engine, s);
-	if (pthread_create(&s->engine_thread, NULL, engine_main, s) != 0)
-		return llm_fail(err, LLM_E_NOMEM, "could not start the engine thread");
+	if (pthread_create(&s->engine_thread, NULL, engine_main, s) != 0 ||
+	    pthread_create(&s->start_thread, NULL, server_start_main, s) != 0)
+		return llm_fail(err, LLM_E_NOMEM, "could not start the server's threads");
 	status = serve(s, err);
 	shut_down(s);
 	return status;

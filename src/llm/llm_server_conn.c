@@ -57,8 +57,11 @@ conn_close(conn *c)
 	llm_engine_cancel_caller(c->server->engine, c->caller);
 	pthread_mutex_lock(&c->server->mutex);
 	for (server_job *job = c->jobs; job != NULL; job = job->next)
+	{
+		job->cancelled = true;
 		if (!job->running)
 			job->done = true;
+	}
 	pthread_mutex_unlock(&c->server->mutex);
 }
 

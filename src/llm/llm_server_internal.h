@@ -6,9 +6,10 @@
  *	llm_server_job.c	jobs: assembling, running, results
  *	llm_server_admin.c	models, statistics, queue
  *
- * Threads: the I/O thread owns sockets, connections and their input. The engine thread steps the
- * engine and runs its callbacks, which append to a connection's output. Loader threads load one
- * model each.
+ * Threads: the I/O thread owns sockets, connections and their input. The start thread gives jobs to
+ * the engine, which tokenises them: a large text must not delay other clients. The engine thread
+ * steps the engine and runs its callbacks, which append to a connection's output. Loader threads
+ * load one model each.
  *
  * Locks: server.mutex guards the lists of jobs and of loads, and what callbacks write into jobs.
  * conn.mutex guards a connection's output. Order: server.mutex, then conn.mutex. Neither is held
@@ -46,7 +47,9 @@ typedef struct server_job
 	double received_ms;
 	double started_ms; /* RUN */
 	bool running;
-	bool done; /* set by on_done; the I/O thread frees it */
+	bool cancelled; /* by the client, or with its connection; before it had an engine_id, too */
+	bool done;      /* set by on_done or a failed start; the I/O thread frees it */
+	struct server_job *next_start; /* start_mutex: waits to be started */
 } server_job;
 
 struct conn
@@ -103,6 +106,13 @@ struct server
 	pthread_mutex_t mutex;
 	server_load *loads;
 
+	pthread_t start_thread;
+	pthread_mutex_t start_mutex;
+	pthread_cond_t start_cond;
+	server_job *start_first; /* start_mutex: jobs to start, oldest first */
+	server_job *start_last;
+	bool start_stop; /* start_mutex */
+
 	pthread_t engine_thread;
 	pthread_mutex_t engine_mutex;
 	pthread_cond_t engine_cond;
@@ -131,7 +141,8 @@ bool server_job_begin(conn *c, uint64_t id, llm_wire_reader *r);
 bool server_job_rows(conn *c, uint64_t id, llm_wire_reader *r);
 bool server_job_run(conn *c, uint64_t id);
 void server_job_cancel(conn *c, uint64_t id);
-void server_jobs_sweep(conn *c); /* frees the ended ones */
+void server_jobs_sweep(conn *c);    /* frees the ended ones */
+void *server_start_main(void *arg); /* the start thread */
 
 /* llm_server_admin.c */
 bool server_load_model(conn *c, uint64_t id, llm_wire_reader *r);

@@ -11,10 +11,14 @@
 static server_job *
 find_job(conn *c, uint64_t id)
 {
-	for (server_job *job = c->jobs; job != NULL; job = job->next)
+	server_job *job;
+
+	pthread_mutex_lock(&c->server->mutex);
+	for (job = c->jobs; job != NULL; job = job->next)
 		if (job->id == id && !job->done)
-			return job;
-	return NULL;
+			break;
+	pthread_mutex_unlock(&c->server->mutex);
+	return job;
 }
 
 /* Takes a job off its list and frees it. */
@@ -31,26 +35,6 @@ drop_job(conn *c, server_job *job)
 	pthread_mutex_unlock(&c->server->mutex);
 	llm_wire_job_free(&job->wire);
 	llm_free(job);
-}
-
-/* Frees the jobs that have ended. */
-void
-server_jobs_sweep(conn *c)
-{
-	server_job *job = c->jobs;
-
-	while (job != NULL)
-	{
-		server_job *next = job->next;
-		bool done;
-
-		pthread_mutex_lock(&c->server->mutex);
-		done = job->done;
-		pthread_mutex_unlock(&c->server->mutex);
-		if (done)
-			drop_job(c, job);
-		job = next;
-	}
 }
 
 /* Begins a job. A bad job fails alone; its rows are then unknown and ignored. */
@@ -165,30 +149,139 @@ on_done(void *user, llm_status status, const char *message, const llm_job_stats 
 	server_wake(s);
 }
 
-/* Gives a job to the engine; a failure to start ends it. */
+/* Ends a job that could not start. */
 static void
-start_job(conn *c, server_job *job)
+fail_start(server_job *job, llm_status status, const char *message)
 {
-	uint64_t id = job->id;
+	server *s = job->conn->server;
+
+	conn_error(job->conn, job->id, status, message);
+	pthread_mutex_lock(&s->mutex);
+	job->done = true;
+	pthread_mutex_unlock(&s->mutex);
+	server_wake(s);
+}
+
+/* Gives a job to the engine. It may be over when submit returns, but is not freed: see next_start. */
+static void
+start_job(server *s, server_job *job)
+{
 	uint64_t engine_id = 0;
+	bool cancelled;
 	llm_error err;
 	double ms;
-	llm_status status = llm_engine_submit(c->server->engine, &job->wire.job, &engine_id, &err);
+	llm_status status = llm_engine_submit(s->engine, &job->wire.job, &engine_id, &err);
 
 	if (status == LLM_OK)
 	{
-		/* The job may be over, but only this thread frees it. */
+		pthread_mutex_lock(&s->mutex);
 		job->engine_id = engine_id;
+		cancelled = job->cancelled;
+		pthread_mutex_unlock(&s->mutex);
+		if (cancelled)
+			llm_engine_cancel(s->engine, engine_id);
 		return;
 	}
-	if (status == LLM_E_NOT_FOUND && server_is_loading(c->server, job->wire.model, &ms))
+	if (status == LLM_E_NOT_FOUND && server_is_loading(s, job->wire.model, &ms))
 	{
 		status = LLM_E_LOADING;
 		snprintf(err.message, sizeof(err.message),
 		         "model \"%.150s\" is still loading (%.1f s so far)", job->wire.model, ms / 1000);
 	}
-	conn_error(c, id, status, err.message);
-	drop_job(c, job);
+	fail_start(job, status, err.message);
+}
+
+/* Starts one job. */
+static void
+start_one(server *s, server_job *job)
+{
+	bool cancelled;
+
+	pthread_mutex_lock(&s->mutex);
+	cancelled = job->cancelled;
+	pthread_mutex_unlock(&s->mutex);
+	if (cancelled)
+		fail_start(job, LLM_E_CANCELLED, "cancelled by the caller");
+	else if (strcmp(job->wire.model, LLM_DUMMY_NAME) == 0)
+		llm_dummy_run(&job->wire.job);
+	else
+		start_job(s, job);
+}
+
+/* Starts jobs in the order of their RUN frames. */
+void *
+server_start_main(void *arg)
+{
+	server *s = arg;
+
+	pthread_mutex_lock(&s->start_mutex);
+	while (!s->start_stop)
+	{
+		server_job *job = s->start_first;
+
+		if (job == NULL)
+		{
+			pthread_cond_wait(&s->start_cond, &s->start_mutex);
+			continue;
+		}
+		pthread_mutex_unlock(&s->start_mutex);
+		start_one(s, job);
+		/* Only now is the job off the list: until then the I/O thread does not free it. */
+		pthread_mutex_lock(&s->start_mutex);
+		s->start_first = job->next_start;
+		if (s->start_first == NULL)
+			s->start_last = NULL;
+	}
+	pthread_mutex_unlock(&s->start_mutex);
+	return NULL;
+}
+
+/* Hands a job to the start thread. */
+static void
+queue_start(server *s, server_job *job)
+{
+	pthread_mutex_lock(&s->start_mutex);
+	job->next_start = NULL;
+	if (s->start_last != NULL)
+		s->start_last->next_start = job;
+	else
+		s->start_first = job;
+	s->start_last = job;
+	pthread_cond_signal(&s->start_cond);
+	pthread_mutex_unlock(&s->start_mutex);
+}
+
+/* True while the start thread may still touch a job. */
+static bool
+is_starting(server *s, const server_job *job)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&s->start_mutex);
+	for (const server_job *j = s->start_first; j != NULL && !found; j = j->next_start)
+		found = j == job;
+	pthread_mutex_unlock(&s->start_mutex);
+	return found;
+}
+
+/* Frees the jobs that have ended. */
+void
+server_jobs_sweep(conn *c)
+{
+	server_job *job = c->jobs;
+
+	while (job != NULL)
+	{
+		server_job *next = job->next;
+		bool done;
+
+		pthread_mutex_lock(&c->server->mutex);
+		done = job->done;
+		pthread_mutex_unlock(&c->server->mutex);
+		if (done && !is_starting(c->server, job))
+			drop_job(c, job);
+		job = next;
+	}
 }
 
 /* Runs an assembled job. */
@@ -216,18 +309,16 @@ server_job_run(conn *c, uint64_t id)
 	job->running = true;
 	job->started_ms = server_now_ms();
 	pthread_mutex_unlock(&c->server->mutex);
-	if (strcmp(job->wire.model, LLM_DUMMY_NAME) == 0)
-		llm_dummy_run(j);
-	else
-		start_job(c, job);
+	queue_start(c->server, job);
 	return true;
 }
 
-/* Cancels a job, whether it runs or is still being received. */
+/* Cancels a job, whether it runs, waits for its start, or is still being received. */
 void
 server_job_cancel(conn *c, uint64_t id)
 {
 	server_job *job = find_job(c, id);
+	uint64_t engine_id;
 
 	if (job == NULL)
 		return;
@@ -235,7 +326,12 @@ server_job_cancel(conn *c, uint64_t id)
 	{
 		conn_error(c, id, LLM_E_CANCELLED, "cancelled by the caller");
 		drop_job(c, job);
+		return;
 	}
-	else if (job->engine_id != 0)
-		llm_engine_cancel(c->server->engine, job->engine_id);
+	pthread_mutex_lock(&c->server->mutex);
+	job->cancelled = true;
+	engine_id = job->engine_id;
+	pthread_mutex_unlock(&c->server->mutex);
+	if (engine_id != 0)
+		llm_engine_cancel(c->server->engine, engine_id);
 }
