@@ -35,22 +35,6 @@ finish(llm_engine *e, llm_slot *slot, llm_seq *seq)
 	llm_seq_ended(e, seq);
 }
 
-/* Turns log-probabilities into probabilities over the labels, the priors taken out when there are
- * any. */
-static void
-softmax_labels(const double *logprob, const double *prior, uint32_t n, float *prob)
-{
-	double max = -INFINITY;
-	double sum = 0;
-
-	for (uint32_t i = 0; i < n; i++)
-		max = fmax(max, logprob[i] - (prior != NULL ? prior[i] : 0));
-	for (uint32_t i = 0; i < n; i++)
-		sum += exp(logprob[i] - (prior != NULL ? prior[i] : 0) - max);
-	for (uint32_t i = 0; i < n; i++)
-		prob[i] = (float) (exp(logprob[i] - (prior != NULL ? prior[i] : 0) - max) / sum);
-}
-
 /* Gives every row that waited for the priors. */
 static void
 release_calibrated(llm_task *task, float *prob)
@@ -68,7 +52,7 @@ release_calibrated(llm_task *task, float *prob)
 
 		if (!held->ready)
 			continue;
-		softmax_labels(held->logprob, task->prior, n, prob);
+		llm_label_probs(held->logprob, task->prior, n, prob);
 		held->ready = false;
 		llm_task_row_done(task, &result);
 	}
@@ -134,7 +118,7 @@ give_label_row(llm_seq *seq, const double *logprob, float *prob, llm_error *err)
 	if (task->prior != NULL && !task->prior_ready)
 		return hold_row(seq, logprob, n, err);
 	if (task->prior != NULL)
-		softmax_labels(logprob, task->prior, n, prob);
+		llm_label_probs(logprob, task->prior, n, prob);
 	if (task->job.kind != LLM_JOB_CLASSIFY)
 	{
 		value = task->job.kind == LLM_JOB_JUDGE ? prob[0] : (float) (logprob[0] - logprob[1]);

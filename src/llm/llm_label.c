@@ -327,8 +327,8 @@ llm_label_set_free(llm_label_set *set)
 }
 
 /* The probabilities of n scores less their bias; all alike where none is possible. */
-static void
-softmax(const double *score, const double *bias, uint32_t n, float *prob)
+void
+llm_label_probs(const double *score, const double *bias, uint32_t n, float *prob)
 {
 	double max = -INFINITY;
 	double sum = 0;
@@ -361,5 +361,5 @@ llm_label_scores(const llm_label_set *set, const float *logits, const float *lse
 		}
 		logprob[i] = score;
 	}
-	softmax(logprob, bias, set->n_labels, prob);
+	llm_label_probs(logprob, bias, set->n_labels, prob);
 }

@@ -56,4 +56,7 @@ void llm_label_set_free(llm_label_set *set);
 void llm_label_scores(const llm_label_set *set, const float *logits, const float *lse,
                       const double *bias, double *logprob, float *prob);
 
+/* prob[n]: softmax of score[n] − bias[n]; bias may be NULL. */
+void llm_label_probs(const double *score, const double *bias, uint32_t n, float *prob);
+
 #endif /* LLM_LABEL_H */
