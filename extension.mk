@@ -8,8 +8,11 @@ DATA       = prepack--1.0.sql
 OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_proc.o src/errors.o \
              src/client.o src/client_wire.o src/models.o src/call.o src/call_types.o \
              src/batch_plan.o src/batch_hoist.o src/batch_exec.o src/batch_memo.o src/stats.o \
-             src/funcs_admin.o src/funcs_rows.o src/funcs_views.o
-REGRESS    = setup functions errors batch_plan permissions
+             src/funcs_admin.o src/funcs_rows.o src/funcs_views.o \
+             src/speql/speql_lex.o src/speql/speql_block.o src/speql/speql_check.o \
+             src/speql/speql_edit.o src/speql/speql_catalog.o src/speql/speql_repair.o \
+             src/speql/speql_funcs.o
+REGRESS    = setup functions errors batch_plan permissions speql_repair
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/prepack.conf --load-extension=prepack \
              --encoding=UTF8 --no-locale
 

@@ -680,3 +680,13 @@ REVOKE EXECUTE ON FUNCTION prepack.pg_stat_prepack_reset() FROM PUBLIC;
 GRANT USAGE ON SCHEMA prepack TO PUBLIC;
 GRANT SELECT ON prepack.status, prepack.models, prepack.queue, prepack.prefixes,
     prepack.pg_stat_prepack, prepack.pg_stat_prepack_info TO PUBLIC;
+
+-- Speculation ---------------------------------------------------------------------------
+
+CREATE FUNCTION prepack.repair_sql(
+    partial_sql text, cursor_pos int DEFAULT NULL,
+    OUT block text, OUT sql text, OUT valid boolean, OUT changes text
+) RETURNS SETOF record LANGUAGE c STABLE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_repair_sql';
+COMMENT ON FUNCTION prepack.repair_sql(text, int) IS
+    'what an unfinished SELECT can run as, block by block; a star marks the block under the cursor. Runs nothing';

@@ -1,0 +1,65 @@
+-- Repair of unfinished statements: each block as it could run now. Nothing is executed.
+CREATE SCHEMA repair;
+SET search_path = repair;
+CREATE TABLE customer (c_id int PRIMARY KEY, c_name text, c_segment text);
+CREATE TABLE orders (o_id int PRIMARY KEY, o_customer int REFERENCES customer, o_date date, o_total numeric);
+CREATE TABLE stock (s_id int PRIMARY KEY, s_amount int);
+CREATE SEQUENCE ticket;
+
+-- Complete, and cut at the end
+SELECT * FROM prepack.repair_sql('SELECT c_name FROM customer WHERE c_id > 3');
+SELECT * FROM prepack.repair_sql('SELECT c_name FROM customer WHERE c_id >');
+SELECT * FROM prepack.repair_sql('SELECT c_name FROM customer WHERE c_segment = ''BUIL');
+SELECT * FROM prepack.repair_sql('SELECT c_name FROM customer WHERE c_id IN (1, 2, ');
+SELECT * FROM prepack.repair_sql('SELECT CASE WHEN c_id = 1 THEN 2 FROM customer');
+SELECT * FROM prepack.repair_sql('SELECT c_name FROM customer -- whose');
+SELECT * FROM prepack.repair_sql('SELECT c_name FROM customer /* whose');
+
+-- The cursor in the middle
+SELECT * FROM prepack.repair_sql('SELECT c_name,  FROM customer WHERE c_id = AND c_name = ''x''', 14);
+
+-- What the analysis asks for
+SELECT * FROM prepack.repair_sql('SELECT c_name, count(*) FROM customer');
+SELECT * FROM prepack.repair_sql('SELECT c_seg');
+SELECT * FROM prepack.repair_sql('SELECT c_name, sum(o_total)');
+SELECT * FROM prepack.repair_sql('SELECT c_name FROM cust');
+SELECT * FROM prepack.repair_sql('SELECT x FROM (SELECT c_id AS x FROM customer');
+
+-- No key leads from customer to stock: no join is guessed
+SELECT * FROM prepack.repair_sql('SELECT c_name, s_amount FROM customer');
+-- A cross join that was typed is named
+SELECT * FROM prepack.repair_sql('SELECT c_name, s_amount FROM customer, stock WHERE');
+
+-- Blocks: WITH items, subqueries, operands of set operations
+SELECT * FROM prepack.repair_sql(
+    'WITH a AS (SELECT c_id FROM customer), b AS (SELECT c_id FROM a WHERE ) SELECT * FROM b', 70);
+SELECT * FROM prepack.repair_sql(
+    'SELECT c_id FROM customer UNION ALL SELECT o_id FROM orders WHERE o_id IN (SELECT s_id FROM');
+SELECT * FROM prepack.repair_sql('WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n <');
+
+-- Only the statement under the cursor
+SELECT * FROM prepack.repair_sql('DELETE FROM customer; SELECT c_id FROM customer WHERE; DROP TABLE stock', 40);
+
+-- Nothing but reads; nothing runs
+SELECT valid FROM prepack.repair_sql('DELETE FROM customer');
+SELECT valid FROM prepack.repair_sql('WITH d AS (DELETE FROM customer RETURNING *) SELECT * FROM d');
+SELECT valid FROM prepack.repair_sql('SELECT * INTO copy FROM customer') ;
+SELECT * FROM prepack.repair_sql('SELECT c_id FROM customer FOR UPDATE');
+SELECT valid FROM prepack.repair_sql('SELECT nextval(''ticket'')');
+SELECT is_called FROM ticket;
+
+-- An error of the text is none of the caller's transaction, whose locks stay as they were
+BEGIN;
+SELECT valid FROM prepack.repair_sql('SELECT nothing FROM nowhere');
+SELECT valid FROM prepack.repair_sql('SELECT c_id FROM customer');
+SELECT count(*) FROM pg_locks WHERE relation = 'customer'::regclass AND pid = pg_backend_pid();
+COMMIT;
+
+-- Edges: blank, NULL, any bytes, a cursor anywhere
+SELECT * FROM prepack.repair_sql('');
+SELECT * FROM prepack.repair_sql(NULL);
+SELECT count(*) FROM prepack.repair_sql('ÄÖ (( "ü'' $$ [ CASE ; ) END', -5);
+SELECT * FROM prepack.repair_sql('SELECT ''é'', c_name FROM customer WHERE c_name = ''ö', 1000);
+SELECT count(*) FROM prepack.repair_sql(repeat('(', 10000));
+
+DROP SCHEMA repair CASCADE;

@@ -1,0 +1,185 @@
+/*
+ * speql_repair.c: makes a runnable text of an unfinished one, without a model.
+ *
+ * A loop: close what is open, let the server check it, change one thing at the place of its error,
+ * again. An error at the end of the text drops the last token (the parser has accepted every token
+ * before it, being LALR); one inside is what the error's code says: a column goes to GROUP BY, a
+ * name is completed or its table joined along a foreign key, or the list item, condition or join
+ * around the error goes. Deletions shrink the text and additions are counted, so that it ends.
+ *
+ * No table is added to a block that may read its surroundings (a subquery): a name that it does not
+ * know is rather a correlation.
+ */
+#include "speql.h"
+
+#include "miscadmin.h"
+
+#define MAX_CHECKS    80
+#define MAX_ADDITIONS 16
+#define MAX_INNER     8 /* syntax errors mended inside the text before its rest is dropped */
+
+/* Counts of one repair. */
+typedef struct Progress
+{
+	int added;
+	int inner;
+} Progress;
+
+/* Adds a remark to what was changed, once. */
+static void
+note(SpeqlRepair *r, const char *change)
+{
+	if (strstr(r->note.data, change) != NULL)
+		return;
+	if (r->note.len)
+		appendStringInfoString(&r->note, "; ");
+	appendStringInfoString(&r->note, change);
+}
+
+/* The text without comments and semicolons at its end, an open quote closed. */
+static char *
+strip(const char *text, SpeqlRepair *r)
+{
+	SpeqlTokens *t = speql_lex(text, strlen(text));
+	char *body;
+
+	while (t->n > 0 && t->tok[t->n - 1].punct == ';')
+		t->n--;
+	if (t->n == 0)
+		return NULL;
+	body = pnstrdup(text, t->tok[t->n - 1].end);
+	if (!t->tok[t->n - 1].open)
+		return body;
+	note(r, "closed");
+	return psprintf("%s%s", body, speql_closing_quote(t, &t->tok[t->n - 1]));
+}
+
+/* Mends a syntax error at token k (t->n: at the end). */
+static char *
+fix_syntax(const SpeqlTokens *t, int k, Progress *p, SpeqlRepair *r)
+{
+	char *next;
+
+	if (k >= t->n)
+	{
+		note(r, "trimmed");
+		return speql_drop_tail(t, 1);
+	}
+	next = p->added < MAX_ADDITIONS ? speql_add_alias(t, k) : NULL;
+	if (next)
+	{
+		p->added++;
+		note(r, "subquery alias added");
+		return next;
+	}
+	if (k == 0)
+		return NULL;
+	if (p->inner++ < MAX_INNER)
+	{
+		note(r, "unfinished part left out");
+		return speql_drop_before(t, k);
+	}
+	note(r, "trimmed");
+	return speql_drop_tail(t, t->n - k);
+}
+
+/* Drops a locking clause; what else is not a plain read cannot be mended. */
+static char *
+fix_read_only(const SpeqlTokens *t, SpeqlRepair *r)
+{
+	for (int i = 1; i < t->n; i++)
+	{
+		if (t->tok[i].keyword != KW_FOR || t->tok[i].depth != 0)
+			continue;
+		note(r, "row locks left out");
+		return pnstrdup(t->text, t->tok[i - 1].end);
+	}
+	return NULL;
+}
+
+/*
+ * Mends an error of the analysis. It changes the text with its brackets closed, so that a clause can
+ * be put behind them; NULL: nothing to change at the place of the error.
+ */
+static char *
+fix_analysis(const SpeqlCheck *check, bool add_tables, Progress *p, SpeqlRepair *r)
+{
+	SpeqlTokens *t = speql_lex(r->sql, strlen(r->sql));
+	int k = check->position < 0 ? -1 : speql_token_at(t, check->position);
+	int sqlstate = check->sqlstate;
+	char *next = NULL, *change = NULL;
+
+	if (sqlstate == ERRCODE_NO_DATA)
+	{
+		int from = speql_clause(t, -1, KW_FROM, t->n);
+
+		note(r, "select list filled");
+		return from < 0 ? NULL : speql_splice(t, t->tok[from].start, 0, " * ");
+	}
+	if (k >= 0 && k < t->n && p->added < MAX_ADDITIONS)
+	{
+		if (sqlstate == ERRCODE_GROUPING_ERROR)
+		{
+			next = speql_group_by(t, k);
+			change = "GROUP BY completed";
+		}
+		else if (sqlstate == ERRCODE_UNDEFINED_COLUMN || sqlstate == ERRCODE_UNDEFINED_TABLE)
+			next = speql_resolve(t, k, sqlstate, add_tables, &change);
+		if (next)
+		{
+			p->added++;
+			note(r, change);
+			return next;
+		}
+	}
+	next = k >= 0 ? speql_delete_item(t, k) : NULL;
+	if (next)
+		note(r, "unfinished part left out");
+	return next;
+}
+
+/* The change that an error asks for, or NULL. */
+static char *
+fix(const SpeqlTokens *t, const SpeqlCheck *check, bool add_tables, Progress *p, SpeqlRepair *r)
+{
+	int k = check->position < 0 ? t->n : speql_token_at(t, check->position);
+	char *next;
+
+	if (check->sqlstate == ERRCODE_READ_ONLY_SQL_TRANSACTION)
+		return fix_read_only(t, r);
+	if (!check->parses)
+		return fix_syntax(t, k, p, r);
+	next = fix_analysis(check, add_tables, p, r);
+	return next ? next : fix_syntax(t, t->n, p, r);
+}
+
+void
+speql_repair(const char *text, SpeqlBlockKind kind, SpeqlRepair *r)
+{
+	Progress p = {0, 0};
+	SpeqlCheck check;
+	char *body;
+
+	memset(r, 0, sizeof(*r));
+	initStringInfo(&r->note);
+	body = strip(text, r);
+	while (body && *body && r->n_checks < MAX_CHECKS)
+	{
+		SpeqlTokens *t = speql_lex(body, strlen(body));
+		char *closers = speql_closers(t, kind == SPEQL_MAIN);
+
+		CHECK_FOR_INTERRUPTS();
+		r->sql = psprintf("%s%s", body, closers);
+		r->n_checks++;
+		speql_check(r->sql, &check);
+		if (check.analyses)
+		{
+			if (*closers)
+				note(r, "closed");
+			r->valid = true;
+			r->cross = check.cross;
+			return;
+		}
+		body = fix(t, &check, kind != SPEQL_SUBQUERY, &p, r);
+	}
+}
