@@ -15,6 +15,8 @@
 #include "llm_alloc.h"
 
 #define DEFAULT_MAX_QUEUED 65536u
+#define YIELD_US           20
+#define YIELDS_MAX         100
 
 /* Monotonic milliseconds. */
 double
@@ -208,6 +210,26 @@ publish_stats(llm_engine *e, double busy_ms)
 	pthread_mutex_unlock(&e->inbox_mutex);
 }
 
+/* Takes step_mutex with precedence over the stepping thread. */
+void
+llm_engine_lock_step(llm_engine *e)
+{
+	atomic_fetch_add(&e->n_step_waiters, 1);
+	pthread_mutex_lock(&e->step_mutex);
+	atomic_fetch_sub(&e->n_step_waiters, 1);
+}
+
+/*
+ * Lets those who wait for step_mutex have it: a mutex is not fair, and the stepping thread would take
+ * it again before they wake. Bounded, so that a waiter that is not scheduled costs little.
+ */
+static void
+yield_to_waiters(llm_engine *e)
+{
+	for (int i = 0; i < YIELDS_MAX && atomic_load(&e->n_step_waiters) > 0; i++)
+		usleep(YIELD_US);
+}
+
 /* Takes what came in, then lets the next slot that has work run one pass. */
 bool
 llm_engine_step(llm_engine *e)
@@ -215,6 +237,7 @@ llm_engine_step(llm_engine *e)
 	bool worked = false;
 	double start;
 
+	yield_to_waiters(e);
 	pthread_mutex_lock(&e->step_mutex);
 	llm_engine_take_inbox(e);
 	take_cancels(e);
@@ -351,7 +374,7 @@ llm_engine_prefixes(llm_engine *e, const char *model, llm_prefix_info *out, uint
 	llm_slot *slot;
 	uint32_t n = 0;
 
-	pthread_mutex_lock(&e->step_mutex);
+	llm_engine_lock_step(e);
 	if ((slot = llm_slot_find(e, model)) != NULL && slot->model->arch.decoder)
 		n = llm_kv_list(slot->kv, out, max);
 	pthread_mutex_unlock(&e->step_mutex);
@@ -364,7 +387,7 @@ llm_engine_destroy(llm_engine *e)
 {
 	if (e == NULL)
 		return;
-	pthread_mutex_lock(&e->step_mutex);
+	llm_engine_lock_step(e);
 	llm_engine_take_inbox(e);
 	for (llm_task *task = e->tasks; task != NULL; task = task->next)
 		llm_task_cancel(e, task, LLM_E_CANCELLED, "the engine is stopping");

@@ -24,6 +24,7 @@
 #define LLM_ENGINE_IMPL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "llm.h"
 #include "llm_draft.h"
@@ -192,6 +193,7 @@ struct llm_engine
 	uint64_t memory_limit;
 
 	pthread_mutex_t step_mutex;
+	_Atomic uint32_t n_step_waiters; /* who wants step_mutex: step lets them go first */
 	pthread_mutex_t inbox_mutex;
 	pthread_rwlock_t models_lock;
 
@@ -216,6 +218,9 @@ struct llm_engine
 };
 
 double llm_now_ms(void);
+
+/* Takes step_mutex between two passes; plain locking could wait behind many of them. */
+void llm_engine_lock_step(llm_engine *e);
 
 /* llm_engine.c, under step_mutex: moves new jobs to the task list; ends the tasks that are done. */
 void llm_engine_take_inbox(llm_engine *e);

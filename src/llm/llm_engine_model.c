@@ -350,7 +350,7 @@ slot_load(llm_engine *e, llm_slot *slot, const char *path, const llm_load_option
 	if (check_digest(slot, options->digest, err) != LLM_OK)
 		return err->code;
 	describe_quantisation(slot);
-	pthread_mutex_lock(&e->step_mutex);
+	llm_engine_lock_step(e);
 	bytes_other = bytes_taken(e);
 	pthread_mutex_unlock(&e->step_mutex);
 	return slot_equip(e, slot, options, bytes_other, err);
@@ -362,7 +362,7 @@ slot_publish(llm_engine *e, llm_slot *slot, llm_error *err)
 {
 	llm_status status = LLM_OK;
 
-	pthread_mutex_lock(&e->step_mutex);
+	llm_engine_lock_step(e);
 	pthread_rwlock_wrlock(&e->models_lock);
 	if (llm_slot_find(e, slot->name) != NULL)
 		status = llm_fail(err, LLM_E_RANGE, "model \"%s\" is already loaded", slot->name);
@@ -408,7 +408,7 @@ llm_engine_unload(llm_engine *e, const char *name, llm_error *err)
 {
 	llm_slot *slot;
 
-	pthread_mutex_lock(&e->step_mutex);
+	llm_engine_lock_step(e);
 	pthread_rwlock_wrlock(&e->models_lock);
 	if ((slot = llm_slot_find(e, name)) != NULL)
 	{
@@ -464,7 +464,7 @@ llm_engine_models(llm_engine *e, llm_model_info *out, uint32_t max)
 {
 	uint32_t n;
 
-	pthread_mutex_lock(&e->step_mutex);
+	llm_engine_lock_step(e);
 	n = e->n_slots;
 	for (uint32_t i = 0; i < n && i < max; i++)
 		describe(e->slots[i], &out[i]);
