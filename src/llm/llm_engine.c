@@ -220,8 +220,8 @@ llm_engine_lock_step(llm_engine *e)
 }
 
 /*
- * Lets those who wait for step_mutex have it: a mutex is not fair, and the stepping thread would take
- * it again before they wake. Bounded, so that a waiter that is not scheduled costs little.
+ * Lets those who wait for step_mutex have it: a mutex is not fair, and the stepping thread would
+ * take it again before they wake. Bounded, so that a waiter that is not scheduled costs little.
  */
 static void
 yield_to_waiters(llm_engine *e)

@@ -162,7 +162,9 @@ fail_start(server_job *job, llm_status status, const char *message)
 	server_wake(s);
 }
 
-/* Gives a job to the engine. It may be over when submit returns, but is not freed: see next_start. */
+/*
+ * Gives a job to the engine. It may be over when submit returns, but is not freed: see next_start.
+ */
 static void
 start_job(server *s, server_job *job)
 {

@@ -170,6 +170,7 @@ holds_cursor(const SpeqlBlocks *b, const SpeqlBlock *block, int cursor)
 	return cursor >= start && cursor <= end;
 }
 
+/* Cuts a statement into its query blocks, the outermost first. */
 SpeqlBlocks *
 speql_blocks(const SpeqlTokens *t, int cursor)
 {
@@ -231,6 +232,7 @@ append_with(const SpeqlBlocks *b, int i, bool recursive, StringInfo out)
 	return true;
 }
 
+/* Writes a block's text with what it needs from the outside. */
 char *
 speql_block_text(const SpeqlBlocks *b, int i)
 {

@@ -288,6 +288,7 @@ resolve_column(const SpeqlTokens *t, int k, int from, List *scope, bool add_tabl
 	return s.n_found == 1 ? complete_name(t, k, s.found, change) : NULL;
 }
 
+/* Looks names up in the catalog, as far as the current role may see them. */
 char *
 speql_resolve(const SpeqlTokens *t, int k, int sqlstate, bool add_tables, char **change)
 {

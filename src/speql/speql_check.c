@@ -202,6 +202,7 @@ has_cross_join(Node *node, void *context)
 	return expression_tree_walker(node, has_cross_join, context);
 }
 
+/* Asks the server whether a text parses and analyses, without disturbing the transaction. */
 void
 speql_check(const char *text, SpeqlCheck *check)
 {

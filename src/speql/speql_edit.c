@@ -7,6 +7,7 @@
  */
 #include "speql.h"
 
+/* Replaces a stretch of text by another. */
 char *
 speql_splice(const SpeqlTokens *t, int at, int n, const char *piece)
 {
@@ -75,6 +76,7 @@ opens_from_item(const SpeqlTokens *t, int k)
 	return t->tok[k].depth == t->tok[from].depth;
 }
 
+/* The nesting level of a token. */
 int
 speql_level(const SpeqlTokens *t, int k)
 {
@@ -115,6 +117,7 @@ is_set_operation(SpeqlKeyword keyword)
 	return keyword == KW_UNION || keyword == KW_EXCEPT || keyword == KW_INTERSECT;
 }
 
+/* The token that ends the level that a token is on. */
 int
 speql_level_end(const SpeqlTokens *t, int opener, int from)
 {
@@ -126,6 +129,7 @@ speql_level_end(const SpeqlTokens *t, int opener, int from)
 	return end;
 }
 
+/* Finds the clause that a token belongs to. */
 int
 speql_clause(const SpeqlTokens *t, int opener, SpeqlKeyword keyword, int near)
 {
@@ -143,6 +147,7 @@ speql_clause(const SpeqlTokens *t, int opener, SpeqlKeyword keyword, int near)
 	return -1;
 }
 
+/* True when the text ends in a token that something must follow. */
 bool
 speql_dangles(const SpeqlTokens *t, int k)
 {
@@ -209,6 +214,7 @@ last_cte(const SpeqlTokens *t)
 	return pnstrdup(t->text + t->tok[name].start, t->tok[name].end - t->tok[name].start);
 }
 
+/* What closes the brackets and quotes that are open. */
 char *
 speql_closers(const SpeqlTokens *t, bool end_with)
 {
@@ -229,6 +235,7 @@ speql_closers(const SpeqlTokens *t, bool end_with)
 	return out.data;
 }
 
+/* Drops tokens from the end. */
 char *
 speql_drop_tail(const SpeqlTokens *t, int n_tokens)
 {
@@ -239,6 +246,7 @@ speql_drop_tail(const SpeqlTokens *t, int n_tokens)
 	return n > 0 ? pnstrdup(t->text, t->tok[n - 1].end) : NULL;
 }
 
+/* Drops tokens before a position. */
 char *
 speql_drop_before(const SpeqlTokens *t, int k)
 {
@@ -369,6 +377,7 @@ delete_clause(const SpeqlTokens *t, int opener, int left, int right)
 	return opener < 0 ? NULL : speql_delete_item(t, opener);
 }
 
+/* Deletes one item of a list, with its comma. */
 char *
 speql_delete_item(const SpeqlTokens *t, int k)
 {
@@ -401,6 +410,7 @@ speql_delete_item(const SpeqlTokens *t, int k)
 	return delete_clause(t, opener, left, right);
 }
 
+/* Completes GROUP BY by the columns that need it. */
 char *
 speql_group_by(const SpeqlTokens *t, int k)
 {
@@ -431,6 +441,7 @@ speql_group_by(const SpeqlTokens *t, int k)
 	                    psprintf(" GROUP BY %s ", column));
 }
 
+/* Gives an item of FROM the alias that is used. */
 char *
 speql_add_alias(const SpeqlTokens *t, int k)
 {

@@ -225,7 +225,9 @@ lex_word(Lexer *lx)
 	add_token(lx, TOK_WORD, start)->keyword = keyword_of(lx->out->text + start, lx->pos - start);
 }
 
-/* Digits, a fraction, an exponent. Letters that follow belong to it, as junk that the parser names. */
+/*
+ * Digits, a fraction, an exponent. Letters that follow belong to it, as junk that the parser names.
+ */
 static void
 lex_number(Lexer *lx)
 {
@@ -294,6 +296,7 @@ lex_one(Lexer *lx)
 	}
 }
 
+/* What a token opens. */
 bool
 speql_opens(const SpeqlToken *tok)
 {
@@ -346,6 +349,7 @@ match_brackets(SpeqlTokens *t)
 	pfree(between);
 }
 
+/* Cuts any text into tokens; never fails. */
 SpeqlTokens *
 speql_lex(const char *text, int len)
 {
@@ -365,6 +369,7 @@ speql_lex(const char *text, int len)
 	return t;
 }
 
+/* Finds the token at a byte position. */
 int
 speql_token_at(const SpeqlTokens *t, int offset)
 {
@@ -382,6 +387,7 @@ speql_token_at(const SpeqlTokens *t, int offset)
 	return low;
 }
 
+/* What would close an unterminated token. */
 char *
 speql_closing_quote(const SpeqlTokens *t, const SpeqlToken *tok)
 {

@@ -16,15 +16,15 @@
 #include "postgres.h"
 
 /* The keywords that shape a query; all others are words. In alphabetic order: found by bsearch. */
+/* clang-format off */
 #define SPEQL_KEYWORDS(X) \
-	X(ALL) \
-	X(AND) X(ANY) X(AS) X(ASC) X(BETWEEN) X(BY) X(CASE) X(CROSS) X(DESC) X(DISTINCT) X(ELSE) \
-	    X(END) X(ESCAPE) X(EXCEPT) X(EXISTS) X(FETCH) X(FILTER) X(FOR) X(FROM) X(FULL) X(GROUP) \
-	        X(HAVING) X(ILIKE) X(IN) X(INNER) X(INTERSECT) X(INTO) X(IS) X(JOIN) X(LATERAL) \
-	            X(LEFT) X(LIKE) X(LIMIT) X(MATERIALIZED) X(NATURAL) X(NOT) X(OFFSET) X(ON) X(ONLY) \
-	                X(OR) X(ORDER) X(OUTER) X(OVER) X(PARTITION) X(RECURSIVE) X(RIGHT) X(SELECT) \
-	                    X(SIMILAR) X(TABLE) X(THEN) X(UNION) X(USING) X(VALUES) X(WHEN) X(WHERE) \
-	                        X(WINDOW) X(WITH)
+	X(ALL) X(AND) X(ANY) X(AS) X(ASC) X(BETWEEN) X(BY) X(CASE) X(CROSS) X(DESC) X(DISTINCT) \
+	X(ELSE) X(END) X(ESCAPE) X(EXCEPT) X(EXISTS) X(FETCH) X(FILTER) X(FOR) X(FROM) X(FULL) \
+	X(GROUP) X(HAVING) X(ILIKE) X(IN) X(INNER) X(INTERSECT) X(INTO) X(IS) X(JOIN) X(LATERAL) \
+	X(LEFT) X(LIKE) X(LIMIT) X(MATERIALIZED) X(NATURAL) X(NOT) X(OFFSET) X(ON) X(ONLY) X(OR) \
+	X(ORDER) X(OUTER) X(OVER) X(PARTITION) X(RECURSIVE) X(RIGHT) X(SELECT) X(SIMILAR) \
+	X(TABLE) X(THEN) X(UNION) X(USING) X(VALUES) X(WHEN) X(WHERE) X(WINDOW) X(WITH)
+/* clang-format on */
 
 typedef enum SpeqlKeyword
 {

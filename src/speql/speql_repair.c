@@ -98,8 +98,8 @@ fix_read_only(const SpeqlTokens *t, SpeqlRepair *r)
 }
 
 /*
- * Mends an error of the analysis. It changes the text with its brackets closed, so that a clause can
- * be put behind them; NULL: nothing to change at the place of the error.
+ * Mends an error of the analysis. It changes the text with its brackets closed, so that a clause
+ * can be put behind them; NULL: nothing to change at the place of the error.
  */
 static char *
 fix_analysis(const SpeqlCheck *check, bool add_tables, Progress *p, SpeqlRepair *r)
@@ -153,6 +153,7 @@ fix(const SpeqlTokens *t, const SpeqlCheck *check, bool add_tables, Progress *p,
 	return next ? next : fix_syntax(t, t->n, p, r);
 }
 
+/* Repairs a text block by block. */
 void
 speql_repair(const char *text, SpeqlBlockKind kind, SpeqlRepair *r)
 {
