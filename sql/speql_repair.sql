@@ -62,4 +62,9 @@ SELECT count(*) FROM prepack.repair_sql('ÄÖ (( "ü'' $$ [ CASE ; ) END', -5);
 SELECT * FROM prepack.repair_sql('SELECT ''é'', c_name FROM customer WHERE c_name = ''ö', 1000);
 SELECT count(*) FROM prepack.repair_sql(repeat('(', 10000));
 
+-- What no one types is not looked at
+SELECT valid, changes FROM prepack.repair_sql('SELECT 1 ' || repeat('+', 60000));
+SELECT valid, changes FROM prepack.repair_sql('SELECT ' || repeat('1 + ', 20000));
+SELECT count(*), bool_or(valid) FROM prepack.repair_sql(repeat('SELECT (', 5000));
+
 DROP SCHEMA repair CASCADE;

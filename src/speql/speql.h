@@ -44,6 +44,11 @@ typedef struct SpeqlBlock
 	bool arm;       /* an operand of a set operation */
 } SpeqlBlock;
 
+#define SPEQL_MAX_BLOCKS 100 /* of a statement; the others are part of what is around them */
+
+/* Bytes that one keystroke may have analysed: about 60 times a text of 30 kB. */
+#define SPEQL_REPAIR_BUDGET (2 * 1024 * 1024)
+
 typedef struct SpeqlBlocks
 {
 	const SpeqlTokens *tokens;
@@ -126,7 +131,7 @@ typedef struct SpeqlRepair
 	int n_checks;
 } SpeqlRepair;
 
-/* Repairs the text of a block of some kind. */
-extern void speql_repair(const char *text, SpeqlBlockKind kind, SpeqlRepair *repair);
+/* Repairs the text of a block of some kind. budget: bytes that may be analysed; is drawn from. */
+extern void speql_repair(const char *text, SpeqlBlockKind kind, int64 *budget, SpeqlRepair *repair);
 
 #endif /* SPEQL_H */

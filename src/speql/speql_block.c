@@ -117,7 +117,7 @@ add_arms(SpeqlBlocks *b, int parent, int from)
 			block.with = outer.first;
 			block.with_to = from;
 		}
-		if (block.last > block.first)
+		if (block.last > block.first && b->n < SPEQL_MAX_BLOCKS)
 			add_block(b, block);
 		if (!split)
 			return;
@@ -135,6 +135,8 @@ add_query(SpeqlBlocks *b, SpeqlBlock block)
 	const SpeqlTokens *t = b->tokens;
 	int self, from = block.first;
 
+	if (b->n >= SPEQL_MAX_BLOCKS)
+		return;
 	check_stack_depth();
 	self = add_block(b, block);
 	if (keyword_at(t, from, block.last) == KW_WITH)

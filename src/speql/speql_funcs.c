@@ -37,7 +37,7 @@ statement_at(const char *text, int cursor, int *start, int *len)
 
 /* Puts a row with the repair of one block. */
 static void
-put_block(ReturnSetInfo *rsi, const SpeqlBlocks *b, int i)
+put_block(ReturnSetInfo *rsi, const SpeqlBlocks *b, int i, int64 *budget)
 {
 	const SpeqlBlock *block = &b->block[i];
 	SpeqlRepair r;
@@ -45,7 +45,7 @@ put_block(ReturnSetInfo *rsi, const SpeqlBlocks *b, int i)
 	bool nulls[5] = {false};
 	char *text = speql_block_text(b, i);
 
-	speql_repair(text, block->kind, &r);
+	speql_repair(text, block->kind, budget, &r);
 	if (r.cross)
 		appendStringInfo(&r.note, "%scross join", r.note.len ? "; " : "");
 	values[0] = CStringGetTextDatum(psprintf("%s%s", block->name, i == b->cursor ? " *" : ""));
@@ -65,6 +65,7 @@ pp_repair_sql(PG_FUNCTION_ARGS)
 	char *sql;
 	int cursor, start, len;
 	SpeqlBlocks *b;
+	int64 budget = SPEQL_REPAIR_BUDGET;
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (PG_ARGISNULL(0))
@@ -81,7 +82,7 @@ pp_repair_sql(PG_FUNCTION_ARGS)
 	for (int i = 0; i < b->n; i++)
 	{
 		old = MemoryContextSwitchTo(context);
-		put_block(rsi, b, i);
+		put_block(rsi, b, i, &budget);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	}

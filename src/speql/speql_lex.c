@@ -251,7 +251,7 @@ lex_number(Lexer *lx)
 static void
 lex_operator(Lexer *lx)
 {
-	int start = lx->pos, special;
+	int start = lx->pos, special, end;
 
 	do
 		lx->pos++;
@@ -261,10 +261,17 @@ lex_operator(Lexer *lx)
 	for (special = start; special < lx->pos; special++)
 		if (strchr("~!@#^&|`?%", lx->out->text[special]) != NULL)
 			break;
+	end = lx->pos;
 	while (lx->pos - start > 1 && special >= lx->pos - 1 &&
 	       strchr("+-", lx->out->text[lx->pos - 1]) != NULL)
 		lx->pos--;
 	add_token(lx, TOK_OP, start);
+	/* What is left of the run are signs, each an operator of its own; not scanned again. */
+	while (lx->pos < end)
+	{
+		lx->pos++;
+		add_token(lx, TOK_OP, lx->pos - 1);
+	}
 }
 
 /* One token at the position. */

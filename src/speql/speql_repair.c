@@ -16,7 +16,9 @@
 
 #define MAX_CHECKS    80
 #define MAX_ADDITIONS 16
-#define MAX_INNER     8 /* syntax errors mended inside the text before its rest is dropped */
+#define MAX_BYTES     65536 /* of a text that is looked at */
+#define MAX_DEPTH     100   /* of its brackets */
+#define MAX_INNER     8     /* syntax errors mended inside the text before its rest is dropped */
 
 /* Counts of one repair. */
 typedef struct Progress
@@ -153,9 +155,32 @@ fix(const SpeqlTokens *t, const SpeqlCheck *check, bool add_tables, Progress *p,
 	return next ? next : fix_syntax(t, t->n, p, r);
 }
 
+/*
+ * True for a text that no one types. Beyond such bounds the server's own scanner and grammar are
+ * quadratic and do not check for interrupts (a long run of + is enough).
+ */
+static bool
+out_of_bounds(const SpeqlTokens *t)
+{
+	int run = 0; /* bytes of operators side by side */
+
+	if (t->len > MAX_BYTES)
+		return true;
+	for (int i = 0; i < t->n; i++)
+	{
+		const SpeqlToken *tok = &t->tok[i];
+		bool beside = i > 0 && tok[-1].end == tok->start;
+
+		run = tok->kind != TOK_OP ? 0 : (beside ? run : 0) + tok->end - tok->start;
+		if (run >= NAMEDATALEN || tok->depth > MAX_DEPTH)
+			return true;
+	}
+	return false;
+}
+
 /* Repairs a text block by block. */
 void
-speql_repair(const char *text, SpeqlBlockKind kind, SpeqlRepair *r)
+speql_repair(const char *text, SpeqlBlockKind kind, int64 *budget, SpeqlRepair *r)
 {
 	Progress p = {0, 0};
 	SpeqlCheck check;
@@ -163,8 +188,13 @@ speql_repair(const char *text, SpeqlBlockKind kind, SpeqlRepair *r)
 
 	memset(r, 0, sizeof(*r));
 	initStringInfo(&r->note);
+	if (out_of_bounds(speql_lex(text, strlen(text))))
+	{
+		note(r, "too large");
+		return;
+	}
 	body = strip(text, r);
-	while (body && *body && r->n_checks < MAX_CHECKS)
+	while (body && *body && r->n_checks<MAX_CHECKS && * budget> 0)
 	{
 		SpeqlTokens *t = speql_lex(body, strlen(body));
 		char *closers = speql_closers(t, kind == SPEQL_MAIN);
@@ -172,6 +202,7 @@ speql_repair(const char *text, SpeqlBlockKind kind, SpeqlRepair *r)
 		CHECK_FOR_INTERRUPTS();
 		r->sql = psprintf("%s%s", body, closers);
 		r->n_checks++;
+		*budget -= strlen(r->sql);
 		speql_check(r->sql, &check);
 		if (check.analyses)
 		{
