@@ -21,6 +21,7 @@
 #include "parser/parse_param.h"
 #include "parser/parser.h"
 #include "parser/parsetree.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -76,6 +77,7 @@ run_step(Step step, const char *text, void *arg, bool subtransaction, SpeqlCheck
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData *volatile error = NULL;
+	int client_level = client_min_messages, log_level = log_min_messages;
 
 	if (subtransaction)
 	{
@@ -86,6 +88,8 @@ run_step(Step step, const char *text, void *arg, bool subtransaction, SpeqlCheck
 	{
 		/* A caller's callback (SPI's) would take the position for its own; restored at the end. */
 		error_context_stack = NULL;
+		/* Nobody asked for notices about what is still being typed; nor may the log keep it. */
+		client_min_messages = log_min_messages = ERROR;
 		step(text, arg);
 	}
 	PG_CATCH();
@@ -95,6 +99,8 @@ run_step(Step step, const char *text, void *arg, bool subtransaction, SpeqlCheck
 		FlushErrorState();
 	}
 	PG_END_TRY();
+	client_min_messages = client_level;
+	log_min_messages = log_level;
 	if (subtransaction)
 	{
 		RollbackAndReleaseCurrentSubTransaction();
