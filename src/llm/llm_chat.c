@@ -82,7 +82,7 @@ static const struct
       .user_close = "<end_of_turn>\n",
       .assistant_open = "<start_of_turn>model\n",
       .assistant_close = "<end_of_turn>\n"}},
-    {{"<|end|>", "'<|' + message['role'] + '|>'"},
+    {{"<|end|>", "<|assistant|>", "'|>' + message['content'] + '<|end|>'"},
      "<|end|>",
      {PHI(""), .name = "phi3", .variant = "phi4-mini", .bos = ""}},
     {{"<|end|>", "<|assistant|>", "bos_token"},
@@ -192,7 +192,8 @@ typedef struct writer
 	const llm_tokenizer *t;
 	llm_tokens *out;
 	tok_buffer text;
-	int flags; /* LLM_TOK_…: what stands before the text */
+	int flags;  /* LLM_TOK_…: what stands before the text */
+	bool strip; /* a special token that takes the white space behind it */
 	llm_status status;
 	llm_error *err;
 } writer;
@@ -212,6 +213,8 @@ flush(writer *w)
 static void
 put_text(writer *w, span s)
 {
+	s = trimmed(s, w->strip, false);
+	w->strip = w->strip && s.n == 0;
 	if (w->status == LLM_OK)
 		w->status = tok_put(&w->text, s.bytes, s.n, w->err);
 }
@@ -224,6 +227,7 @@ put_token(writer *w, int32_t id)
 	if (w->status == LLM_OK)
 		w->status = llm_tokens_push(w->out, id, w->err);
 	w->flags = LLM_TOK_AFTER_TOKEN;
+	w->strip = (w->t->entries[id].flags & TOK_RSTRIP) != 0;
 }
 
 /* Appends template text, whose markers are special tokens where the vocabulary has them. */
@@ -289,6 +293,8 @@ put_opening(writer *w, const llm_chat_family *f, span system)
 static void
 end_head(writer *w, llm_chat_frame *frame)
 {
+	frame->trim_left = frame->trim_left || w->strip;
+	w->strip = false;
 	frame->space = w->text.n > 0 && w->text.bytes[w->text.n - 1] == ' ';
 	w->text.n -= frame->space;
 	flush(w);

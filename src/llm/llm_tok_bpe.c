@@ -35,6 +35,9 @@ typedef struct candidate
 	uint32_t n; /* bytes of both together */
 } candidate;
 
+/* Children of a place in the heap: four lie side by side in one or two cache lines. */
+#define HEAP_ARITY 4
+
 /* One word's work. */
 typedef struct work
 {
@@ -91,12 +94,25 @@ heap_push(work *w, candidate c)
 {
 	size_t i = w->n_heap++;
 
-	while (i > 0 && before(&c, &w->heap[(i - 1) / 2]))
+	while (i > 0 && before(&c, &w->heap[(i - 1) / HEAP_ARITY]))
 	{
-		w->heap[i] = w->heap[(i - 1) / 2];
-		i = (i - 1) / 2;
+		w->heap[i] = w->heap[(i - 1) / HEAP_ARITY];
+		i = (i - 1) / HEAP_ARITY;
 	}
 	w->heap[i] = c;
+}
+
+/* The best of the children of a place; 0 when it has none. */
+static size_t
+best_child(const work *w, size_t i)
+{
+	size_t best = HEAP_ARITY * i + 1;
+	size_t end = best + HEAP_ARITY < w->n_heap ? best + HEAP_ARITY : w->n_heap;
+
+	for (size_t k = best + 1; k < end; k++)
+		if (before(&w->heap[k], &w->heap[best]))
+			best = k;
+	return best < end ? best : 0;
 }
 
 /* Takes the best candidate out. */
@@ -106,17 +122,10 @@ heap_pop(work *w)
 	candidate top = w->heap[0];
 	candidate last = w->heap[--w->n_heap];
 	size_t i = 0;
+	size_t child;
 
-	for (;;)
+	while ((child = best_child(w, i)) > 0 && before(&w->heap[child], &last))
 	{
-		size_t child = 2 * i + 1;
-
-		if (child >= w->n_heap)
-			break;
-		if (child + 1 < w->n_heap && before(&w->heap[child + 1], &w->heap[child]))
-			child++;
-		if (!before(&w->heap[child], &last))
-			break;
 		w->heap[i] = w->heap[child];
 		i = child;
 	}

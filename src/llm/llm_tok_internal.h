@@ -1,7 +1,7 @@
 /*
  * llm_tok_internal.h: what the files of the tokenizer share.
  *
- *	llm_tokenizer.c			the pipeline of a text, and the way back
+ *	llm_tokenizer.c			the pipeline of a text, pairs, and the way back
  *	llm_tok_vocab.c			vocabulary and merges; what tokens stand for
  *	llm_tok_trie.c			tries of bytes
  *	llm_tok_added.c			finds added tokens in a text

@@ -62,6 +62,14 @@ to_form(llm_unicode_form form, const char *s, size_t n, tok_buffer *out, llm_err
 	return status;
 }
 
+/* Lower case of ASCII, in place. */
+static void
+lower_ascii(char *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		s[i] = (char) (s[i] + (s[i] >= 'A' && s[i] <= 'Z' ? 'a' - 'A' : 0));
+}
+
 /* Lower case, character by character. */
 static llm_status
 to_lower(const char *s, size_t n, tok_buffer *out, llm_error *err)
@@ -75,6 +83,12 @@ to_lower(const char *s, size_t n, tok_buffer *out, llm_error *err)
 	{
 		size_t n_lower;
 
+		if ((length = ascii_run(s + i, n - i)) > 0)
+		{
+			if ((status = tok_put(out, s + i, length, err)) == LLM_OK)
+				lower_ascii(out->bytes + out->n - length, length);
+			continue;
+		}
 		length = llm_utf8_peek(s + i, n - i, &cp);
 		n_lower = llm_lower(cp, lower);
 		for (size_t k = 0; status == LLM_OK && k < n_lower; k++)
@@ -104,6 +118,17 @@ drop_class(const char *s, size_t n, bool (*in)(uint32_t cp), tok_buffer *out, ll
 	return status;
 }
 
+/* The length of the run of printable ASCII at the front of s. */
+static size_t
+printable_run(const char *s, size_t n)
+{
+	size_t at = 0;
+
+	while (at < n && s[at] >= ' ' && s[at] < 0x7f)
+		at++;
+	return at;
+}
+
 /*
  * BERT's clean_text, which drops NUL, U+FFFD and control characters (\t, \n, \r are white space to
  * it) and makes all white space spaces; then handle_chinese_chars, which puts ideographs alone.
@@ -119,6 +144,11 @@ bert_clean(const tok_norm *norm, const char *s, size_t n, tok_buffer *out, llm_e
 	{
 		bool blank;
 
+		if ((length = printable_run(s + i, n - i)) > 0)
+		{
+			status = tok_put(out, s + i, length, err);
+			continue;
+		}
 		length = llm_utf8_peek(s + i, n - i, &cp);
 		blank = cp == '\t' || cp == '\n' || cp == '\r';
 		if (norm->clean && !blank && (cp == 0 || cp == 0xfffd || llm_is_control(cp)))

@@ -2,8 +2,8 @@
  * llm_tok_vocab.c: the vocabulary, the merges, and what tokens stand for.
  *
  * Open-addressing tables, filled at load: text → id, piece → id (what the model may make of plain
- * text: no special and no byte tokens, so that user text cannot name them), pair of ids → merge.
- * The first two hash with SipHash, since the texts come from a file. None is more than half full.
+ * text: no special tokens, so that user text cannot name them), pair of ids → merge. The first two
+ * hash with SipHash, since the texts come from a file. None is more than half full.
  */
 #include "llm_tok_internal.h"
 
@@ -42,12 +42,12 @@ static const char *
 key_of(const llm_tokenizer *t, uint32_t id, bool piece, size_t *n)
 {
 	const tok_entry *e = &t->entries[id];
-	unsigned barred = TOK_SPECIAL | TOK_BYTE | TOK_UNUSED | (t->byte_level ? TOK_ADDED : 0);
+	unsigned barred = TOK_SPECIAL | TOK_UNUSED | (t->byte_level ? TOK_ADDED : 0);
 
 	*n = e->bytes;
 	if (!piece || e->text == NULL)
 		return e->text;
-	if ((e->flags & barred) != 0)
+	if ((e->flags & barred) != 0 || (e->flags & TOK_BYTE && t->model != TOK_UNIGRAM))
 		return NULL;
 	*n = t->byte_level ? e->bytes_plain : e->bytes;
 	return t->byte_level ? e->plain : e->text;
@@ -341,12 +341,12 @@ decode_entry(llm_tokenizer *t, uint32_t i, llm_error *err)
 		return LLM_OK;
 	e->plain = e->text;
 	e->bytes_plain = e->bytes;
+	if (t->model == TOK_WORDPIECE)
+		return decode_wordpiece(t, e, err);
 	if (e->flags & (TOK_ADDED | TOK_SPECIAL))
 		return LLM_OK;
 	if (t->byte_level)
 		return decode_byte_level(t, e, err);
-	if (t->model == TOK_WORDPIECE)
-		return decode_wordpiece(t, e, err);
 	if (!t->byte_fallback || (byte = byte_token(e)) < 0)
 		return decode_metaspace(t, e, err);
 	if ((e->plain = llm_arena_strndup(t->arena, &(char){(char) byte}, 1)) == NULL)
