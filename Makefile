@@ -51,7 +51,7 @@ TESTS         = test_alloc test_arch test_chat test_cpu_attn test_cpu_ops test_d
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors fuzz_tokenizer
 BENCHES       = bench_ops
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
-                test_wrap_comments test_bench_llm test_cli
+                test_wrap_comments test_bench_llm test_check_docs test_cli
 
 # --- flags ------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 .PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora \
         check-fuzz check-scripts models bench-llm install install-engine uninstall clean format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
-        fuzz-grammar extension check-sql installcheck quickstart start stop env psql
+        fuzz-grammar extension check-sql check-docs installcheck quickstart start stop env psql
 
 all: engine extension           ## build the engine and the extension
 
@@ -99,7 +99,7 @@ extension:                      ## build the extension (PGXS, see extension.mk)
 
 engine: $(BUILD)/libllm.a $(PROGRAM_OBJS:%=$(BUILD)/prepack-engine)
 
-check: check-llm check-scripts check-sql ## every check there is, in order; the gate of CI
+check: check-llm check-scripts check-sql check-docs ## every check there is, in order; the gate of CI
 	$(RUN) --total
 
 check-llm: check-style check-layers check-unit check-asan check-corpora check-fuzz ## the engine
@@ -137,6 +137,9 @@ check-sql:                      ## the extension under a temporary server; insta
 	$(MAKE) --no-print-directory install
 	$(RUN) --name sql scripts/installcheck
 	$(RUN) --name tap scripts/tapcheck
+
+check-docs:                     ## every SQL example of the manual, against what is installed
+	$(RUN) --name docs scripts/check-docs
 
 installcheck:                   ## the SQL tests alone, against what is installed
 	scripts/installcheck
