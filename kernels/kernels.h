@@ -9,8 +9,10 @@
  *	- Arrays are row-major; x[T, D] has D contiguous floats a row. "T" is the number of tokens of
  * the ragged batch: tokens of any number of segments laid end to end, with no padding anywhere
  * (prepacking, arXiv 2404.09529).
- *	- Activations between ops are float on the CPU; a device may hold them in its own type
- * (act_bytes). Pointers named dev_* are device memory got from alloc(); all others are host memory.
+ *	- The residual stream, norm weights, biases and logits are float everywhere. What lies between
+ * ops is pp_act: float on the CPU, act_bytes each on a device that holds it in a type of its own
+ * (CUDA: bf16). Pointers named dev_* are device memory got from alloc(); all others are host
+ * memory.
  *	- Ops run in order on the backend's one stream; only download() and sync() wait. The CPU is
  * synchronous.
  *	- Sizes may be 0: an op with nothing to do returns PP_OK. Buffers never overlap unless the op
@@ -88,6 +90,9 @@ typedef struct pp_matrix_part
 
 typedef struct pp_matrix pp_matrix; /* opaque: a prepared weight matrix on the device */
 
+/* An activation. Only ops look behind a pointer to it; elements are be->act_bytes apart. */
+typedef float pp_act;
+
 /* Normalisations. */
 typedef enum pp_norm_kind
 {
@@ -153,6 +158,24 @@ typedef struct pp_rope
 	float mscale;          /* multiplies cos and sin (yarn, longrope); 1 otherwise */
 } pp_rope;
 
+/*
+ * What the ops between pass_begin and pass_end work on; the arrays stay until pass_end. causal:
+ * keys and values go to pages. owner tells passes over different buffers apart; NULL: the pass is
+ * watched from outside (downloads between its ops), so it is not to be recorded.
+ */
+typedef struct pp_pass
+{
+	const void *owner;
+	bool causal;
+	uint32_t n_tokens;
+	uint32_t n_segs;
+	uint32_t n_rows;
+	const int32_t *tokens;
+	const uint32_t *pos;
+	const pp_segment *segs;
+	const uint32_t *rows;
+} pp_pass;
+
 typedef struct pp_memory_info
 {
 	uint64_t bytes_weights;
@@ -174,6 +197,20 @@ typedef struct pp_ops
 	pp_result (*download)(pp_backend *be, void *dst, const void *dev_src, size_t bytes);
 	pp_result (*sync)(pp_backend *be);
 	void (*memory_info)(pp_backend *be, pp_memory_info *info);
+	/* Frees the backend; matrices and memory must have been freed before. */
+	void (*destroy)(pp_backend *be);
+	/* dst[n] = activations as floats. */
+	pp_result (*download_act)(pp_backend *be, float *dst, const pp_act *dev_src, size_t n);
+	/* out[n] = x[n] as activations. */
+	pp_result (*narrow)(pp_backend *be, pp_act *dev_out, const float *dev_x, size_t n);
+
+	/*
+	 * A pass: the ops of one walk over the layers, which get these very arrays as arguments. A
+	 * device uploads them once, may record the ops at their first call, and set *replayed at a
+	 * later pass of the same shape: it has then run the recording, and the caller skips the ops.
+	 */
+	pp_result (*pass_begin)(pp_backend *be, const pp_pass *pass, bool *replayed);
+	pp_result (*pass_end)(pp_backend *be);
 
 	/* Prepares stacked parts as one [Σ n_rows, n_cols] matrix; NULL with be->message when it
 	 * cannot. */
@@ -191,33 +228,46 @@ typedef struct pp_ops
 
 	/*
 	 * out[T, d] = norm(x) · w (+ b). When add != NULL, first x += add, written back to x (fused
-	 * residual). w, b: device float [d], b may be NULL. plus_one: the weight is stored as w − 1
-	 * (Gemma in safetensors). out may be x.
+	 * residual). x may be NULL: out = norm(add), which may be out. w, b: device float [d], b may be
+	 * NULL. plus_one: the weight is stored as w − 1 (Gemma in safetensors).
 	 */
-	pp_result (*norm)(pp_backend *be, float *dev_out, float *dev_x, const float *dev_add,
+	pp_result (*norm)(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
 	                  const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
 	                  float eps, pp_norm_kind kind, bool plus_one);
+	/* The same, and the norm takes the place of x: the stream of models with norms behind blocks.
+	 */
+	pp_result (*norm_post)(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
+	                       const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
+	                       float eps, pp_norm_kind kind, bool plus_one);
+	/* out[r] = norm(x[rows[r]] + add[rows[r]]): the rows that are wanted, in ascending order. */
+	pp_result (*norm_rows)(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
+	                       const float *dev_w, const float *dev_b, const uint32_t *rows,
+	                       uint32_t n_rows, uint32_t d, float eps, pp_norm_kind kind,
+	                       bool plus_one);
 	/* x[T, d] += y[T, d]. */
-	pp_result (*add)(pp_backend *be, float *dev_x, const float *dev_y, uint32_t n_tokens,
+	pp_result (*add)(pp_backend *be, float *dev_x, const pp_act *dev_y, uint32_t n_tokens,
 	                 uint32_t d);
 
 	/* out[T, n_rows(W)] = x[T, n_cols(W)] Wᵀ (+ bias[n_rows] when not NULL). */
-	pp_result (*matmul)(pp_backend *be, float *dev_out, const float *dev_x, const pp_matrix *w,
+	pp_result (*matmul)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_matrix *w,
 	                    const float *dev_bias, uint32_t n_tokens);
+	/* The same in float: what leaves the model (logits). */
+	pp_result (*matmul_float)(pp_backend *be, float *dev_out, const pp_act *dev_x,
+	                          const pp_matrix *w, const float *dev_bias, uint32_t n_tokens);
 	/*
 	 * Label columns: out[r, c] = x[r] · W[cols[c]] for the n_cols rows of W listed in cols; the
-	 * values have the very bits that matmul gives at those columns.
+	 * values have the very bits that matmul_float gives at those columns.
 	 */
-	pp_result (*matmul_columns)(pp_backend *be, float *dev_out, const float *dev_x,
+	pp_result (*matmul_columns)(pp_backend *be, float *dev_out, const pp_act *dev_x,
 	                            const pp_matrix *w, const uint32_t *cols, uint32_t n_cols,
 	                            uint32_t n_rows);
 	/* out[r, d] = x[rows[r], d]. */
-	pp_result (*gather)(pp_backend *be, float *dev_out, const float *dev_x, const uint32_t *rows,
+	pp_result (*gather)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const uint32_t *rows,
 	                    uint32_t n_rows, uint32_t d);
 
 	/* out[T, F] = act(x[T, 0:F]) · x[T, F:2F] when gated, else act(x[T, F]); out may be x when not
 	 * gated. */
-	pp_result (*activate)(pp_backend *be, float *dev_out, const float *dev_x, uint32_t n_tokens,
+	pp_result (*activate)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, uint32_t n_tokens,
 	                      uint32_t f, pp_act_kind act, bool gated);
 	/* x[n] = cap · tanh(x / cap). */
 	pp_result (*softcap)(pp_backend *be, float *dev_x, size_t n, float cap);
@@ -228,14 +278,14 @@ typedef struct pp_ops
 	 * → q[T, H · Dh], k and v → KV slots of their segments in the given layer (causal), or → k[T,
 	 * Hkv·Dh], v[T, Hkv·Dh] in scratch (not causal).
 	 */
-	pp_result (*qkv_prepare)(pp_backend *be, float *dev_q, const float *dev_qkv,
+	pp_result (*qkv_prepare)(pp_backend *be, pp_act *dev_q, const pp_act *dev_qkv,
 	                         const uint32_t *pos, const pp_segment *segs, uint32_t n_segs,
 	                         uint32_t n_tokens, uint32_t layer, const pp_attn *attn,
 	                         const pp_rope *rope, const float *dev_q_norm, const float *dev_k_norm,
 	                         float eps, bool plus_one);
 	/* out[T, H · Dh] = softmax(scale · q Kᵀ, masked by segment) V; segments as above. Same call
 	 * after qkv_prepare. */
-	pp_result (*attention)(pp_backend *be, float *dev_out, const float *dev_q,
+	pp_result (*attention)(pp_backend *be, pp_act *dev_out, const pp_act *dev_q,
 	                       const pp_segment *segs, uint32_t n_segs, uint32_t n_tokens,
 	                       uint32_t layer, const pp_attn *attn);
 
@@ -277,9 +327,19 @@ struct pp_backend
 {
 	const pp_ops *ops;
 	const char *name;  /* "cpu", "cuda:0" */
+	size_t act_bytes;  /* of a pp_act */
 	char message[256]; /* why the last call failed */
 	                   /* the implementation's own state follows */
 };
+
+/*
+ * A device backend is a shared object (prepack_cuda.so) with these two functions. The first returns
+ * PP_ABI, by which a loader refuses one that was built for another table; the second makes a
+ * backend on a device, or returns NULL and says why in message.
+ */
+#define PP_ABI ((uint32_t) (sizeof(pp_ops) + sizeof(pp_backend)))
+typedef uint32_t (*pp_device_abi_fn)(void);
+typedef pp_backend *(*pp_device_create_fn)(uint32_t device, char *message, size_t bytes);
 
 /* The CPU backend with n_threads threads (0 = all cores). NULL when memory is exhausted. One KV
  * pool each. */

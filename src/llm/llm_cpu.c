@@ -143,6 +143,30 @@ cpu_memory_info(pp_backend *be, pp_memory_info *info)
 		info->bytes_scratch += cpu->scratch[i].bytes;
 }
 
+/* Activations are floats. */
+static pp_result
+cpu_download_act(pp_backend *be, float *dst, const pp_act *dev_src, size_t n)
+{
+	return cpu_download(be, dst, dev_src, n * sizeof(pp_act));
+}
+
+/* A copy, as activations are floats. */
+static pp_result
+cpu_narrow(pp_backend *be, pp_act *dev_out, const float *dev_x, size_t n)
+{
+	return cpu_upload(be, dev_out, dev_x, n * sizeof(pp_act));
+}
+
+/* Ops read their arguments where they are: nothing to upload, nothing to replay. */
+static pp_result
+cpu_pass_begin(pp_backend *be, const pp_pass *pass, bool *replayed)
+{
+	(void) be;
+	(void) pass;
+	*replayed = false;
+	return PP_OK;
+}
+
 static const pp_ops cpu_ops = {
     .alloc = cpu_alloc,
     .release = cpu_release,
@@ -150,13 +174,21 @@ static const pp_ops cpu_ops = {
     .download = cpu_download,
     .sync = cpu_sync,
     .memory_info = cpu_memory_info,
+    .destroy = pp_cpu_destroy,
+    .download_act = cpu_download_act,
+    .narrow = cpu_narrow,
+    .pass_begin = cpu_pass_begin,
+    .pass_end = cpu_sync,
     .matrix_create = llm_cpu_matrix_create,
     .matrix_destroy = llm_cpu_matrix_destroy,
     .embed = llm_cpu_embed,
     .add_rows = llm_cpu_add_rows,
     .norm = llm_cpu_norm,
+    .norm_post = llm_cpu_norm_post,
+    .norm_rows = llm_cpu_norm_rows,
     .add = llm_cpu_add,
     .matmul = llm_cpu_matmul,
+    .matmul_float = llm_cpu_matmul,
     .matmul_columns = llm_cpu_matmul_columns,
     .gather = llm_cpu_gather,
     .activate = llm_cpu_activate,
@@ -231,6 +263,7 @@ llm_cpu_create_isa(uint32_t n_threads, llm_cpu_isa isa)
 		return NULL;
 	cpu->base.ops = &cpu_ops;
 	cpu->base.name = "cpu";
+	cpu->base.act_bytes = sizeof(pp_act);
 	cpu->isa = isa < best ? isa : best;
 	cpu->kernels = llm_cpu_kernels_of(cpu->isa);
 	cpu->matmul_i8 = cpu->kernels->matmul_i8;

@@ -123,6 +123,13 @@ pp_result llm_cpu_add_rows(pp_backend *be, float *dev_x, const float *dev_table,
 pp_result llm_cpu_norm(pp_backend *be, float *dev_out, float *dev_x, const float *dev_add,
                        const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
                        float eps, pp_norm_kind kind, bool plus_one);
+pp_result llm_cpu_norm_post(pp_backend *be, float *dev_out, float *dev_x, const float *dev_add,
+                            const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
+                            float eps, pp_norm_kind kind, bool plus_one);
+pp_result llm_cpu_norm_rows(pp_backend *be, float *dev_out, float *dev_x, const float *dev_add,
+                            const float *dev_w, const float *dev_b, const uint32_t *rows,
+                            uint32_t n_rows, uint32_t d, float eps, pp_norm_kind kind,
+                            bool plus_one);
 pp_result llm_cpu_add(pp_backend *be, float *dev_x, const float *dev_y, uint32_t n_tokens,
                       uint32_t d);
 pp_result llm_cpu_gather(pp_backend *be, float *dev_out, const float *dev_x, const uint32_t *rows,

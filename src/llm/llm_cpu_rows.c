@@ -26,6 +26,7 @@ typedef struct rows_args
 	llm_norm_row norm;
 	pp_act_kind act;
 	bool gated;
+	bool post; /* the norm replaces x */
 } rows_args;
 
 /* Rows of an embedding table; ids are checked by the caller, types by matrix_create. */
@@ -81,16 +82,27 @@ llm_cpu_add_rows(pp_backend *be, float *dev_x, const float *dev_table, const uin
 	return PP_OK;
 }
 
-/* Rows of a norm. */
+/* Rows of a norm; without a stream it is what would be added that is normed. */
 static void
-norm_rows(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+norm_some(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
 	const rows_args *a = arg;
 
 	(void) thread;
 	for (uint32_t t = begin; t < end; t++)
-		a->k->norm(a->out + t * a->d, a->x + t * a->d, a->in != NULL ? a->in + t * a->d : NULL,
-		           &a->norm);
+	{
+		size_t at = (a->index != NULL ? a->index[t] : t) * a->d;
+		float *out = a->out + t * a->d;
+
+		if (a->x == NULL && out != a->in + at)
+			memcpy(out, a->in + at, a->d * sizeof(float));
+		if (a->x == NULL)
+			a->k->norm(out, out, NULL, &a->norm);
+		else
+			a->k->norm(out, a->x + at, a->in != NULL ? a->in + at : NULL, &a->norm);
+		if (a->post)
+			memcpy(a->x + at, out, a->d * sizeof(float));
+	}
 }
 
 /* Norm with the residual added first. */
@@ -99,12 +111,39 @@ llm_cpu_norm(pp_backend *be, float *dev_out, float *dev_x, const float *dev_add,
              const float *dev_b, uint32_t n_tokens, uint32_t d, float eps, pp_norm_kind kind,
              bool plus_one)
 {
+	return llm_cpu_norm_rows(be, dev_out, dev_x, dev_add, dev_w, dev_b, NULL, n_tokens, d, eps,
+	                         kind, plus_one);
+}
+
+/* The same of the listed rows, or of all when rows is NULL. */
+pp_result
+llm_cpu_norm_rows(pp_backend *be, float *dev_out, float *dev_x, const float *dev_add,
+                  const float *dev_w, const float *dev_b, const uint32_t *rows, uint32_t n_rows,
+                  uint32_t d, float eps, pp_norm_kind kind, bool plus_one)
+{
 	llm_cpu *cpu = llm_cpu_of(be);
 	rows_args a = {.k = cpu->kernels, .out = dev_out, .x = dev_x, .in = dev_add, .d = d};
 
+	a.index = rows;
 	a.norm = (llm_norm_row){.w = dev_w, .b = dev_b, .d = d, .eps = eps, .kind = kind};
 	a.norm.offset = plus_one ? 1.0f : 0.0f;
-	llm_cpu_rows(cpu, n_tokens, 3 * d * sizeof(float), norm_rows, &a);
+	llm_cpu_rows(cpu, n_rows, 3 * d * sizeof(float), norm_some, &a);
+	return PP_OK;
+}
+
+/* The same, and the norm replaces the stream. */
+pp_result
+llm_cpu_norm_post(pp_backend *be, float *dev_out, float *dev_x, const float *dev_add,
+                  const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d, float eps,
+                  pp_norm_kind kind, bool plus_one)
+{
+	llm_cpu *cpu = llm_cpu_of(be);
+	rows_args a = {.k = cpu->kernels, .out = dev_out, .x = dev_x, .in = dev_add, .d = d};
+
+	a.post = true;
+	a.norm = (llm_norm_row){.w = dev_w, .b = dev_b, .d = d, .eps = eps, .kind = kind};
+	a.norm.offset = plus_one ? 1.0f : 0.0f;
+	llm_cpu_rows(cpu, n_tokens, 4 * d * sizeof(float), norm_some, &a);
 	return PP_OK;
 }
 

@@ -20,7 +20,7 @@
 /* The head reads its whole matrix once a block of rows: enough of them to make that cheap. */
 #define LOGIT_ROWS_MAX 32u
 
-/* Widths of the scratch, in floats a token or a row. */
+/* Widths of the scratch, in elements a token or a row. */
 typedef struct scratch_sizes
 {
 	uint64_t d;
@@ -66,20 +66,19 @@ llm_workspace_bytes(const llm_model *m, uint32_t max_tokens, uint32_t max_rows)
 {
 	scratch_sizes s = sizes_of(m, max_rows);
 
-	return (max_tokens * (3 * s.d + s.wide + s.wide2) + 2 * max_rows * s.d + s.logits +
-	        s.logit_rows) *
+	return (max_tokens * (2 * s.d + s.wide + s.wide2) + 2 * max_rows * s.d) * m->be->act_bytes +
+	       (max_tokens * s.d + (m->arch.decoder ? 0 : max_rows * s.d) + s.logits + s.logit_rows) *
 	           sizeof(float) +
 	       max_tokens * sizeof(uint32_t) + (m->arch.decoder ? 0 : max_rows * sizeof(pp_segment));
 }
 
-/* Takes n * width floats on the device; NULL when there is no memory. */
-static float *
-take_floats(const llm_workspace *ws, uint64_t n, uint64_t width)
+/* Takes n * width elements on the device; NULL when there is no memory. */
+static void *
+take(const llm_workspace *ws, uint64_t n, uint64_t width, size_t element)
 {
 	uint64_t bytes;
 
-	if (!pp_mul_ok(n, width, &bytes) || !pp_mul_ok(bytes, sizeof(float), &bytes) ||
-	    bytes > SIZE_MAX)
+	if (!pp_mul_ok(n, width, &bytes) || !pp_mul_ok(bytes, element, &bytes) || bytes > SIZE_MAX)
 		return NULL;
 	return ws->m->be->ops->alloc(ws->m->be, bytes > 0 ? (size_t) bytes : sizeof(float));
 }
@@ -101,20 +100,21 @@ llm_workspace_create(const llm_model *m, uint32_t max_tokens, uint32_t max_rows,
 	ws->max_tokens = max_tokens;
 	ws->max_rows = max_rows;
 	ws->max_logit_rows = s.logit_rows;
-	ws->x = take_floats(ws, max_tokens, s.d);
-	ws->normed = take_floats(ws, max_tokens, s.d);
-	ws->delta = take_floats(ws, max_tokens, s.d);
-	ws->wide = take_floats(ws, max_tokens, s.wide);
-	ws->wide2 = take_floats(ws, max_tokens, s.wide2);
-	ws->rows = take_floats(ws, max_rows, s.d);
-	ws->rows2 = take_floats(ws, max_rows, s.d);
-	ws->logits = take_floats(ws, s.logits, 1);
-	ws->lse = take_floats(ws, s.logit_rows, 1);
+	ws->x = take(ws, max_tokens, s.d, sizeof(float));
+	ws->normed = take(ws, max_tokens, s.d, m->be->act_bytes);
+	ws->delta = take(ws, max_tokens, s.d, m->be->act_bytes);
+	ws->wide = take(ws, max_tokens, s.wide, m->be->act_bytes);
+	ws->wide2 = take(ws, max_tokens, s.wide2, m->be->act_bytes);
+	ws->rows = take(ws, max_rows, s.d, m->be->act_bytes);
+	ws->rows2 = take(ws, max_rows, s.d, m->be->act_bytes);
+	ws->pooled = take(ws, m->arch.decoder ? 0 : max_rows, s.d, sizeof(float));
+	ws->logits = take(ws, s.logits, 1, sizeof(float));
+	ws->lse = take(ws, s.logit_rows, 1, sizeof(float));
 	ws->index = llm_malloc_array(max_tokens, sizeof(uint32_t));
 	ws->segs = llm_malloc_array(m->arch.decoder ? 0 : max_rows, sizeof(pp_segment));
 	if (ws->x == NULL || ws->normed == NULL || ws->delta == NULL || ws->wide == NULL ||
-	    ws->wide2 == NULL || ws->rows == NULL || ws->rows2 == NULL || ws->logits == NULL ||
-	    ws->lse == NULL || ws->index == NULL || ws->segs == NULL)
+	    ws->wide2 == NULL || ws->rows == NULL || ws->rows2 == NULL || ws->pooled == NULL ||
+	    ws->logits == NULL || ws->lse == NULL || ws->index == NULL || ws->segs == NULL)
 	{
 		llm_workspace_free(ws);
 		return llm_fail(err, LLM_E_NOMEM, "no memory for the scratch of %u tokens", max_tokens);
@@ -129,8 +129,8 @@ llm_workspace_free(llm_workspace *ws)
 {
 	if (ws == NULL)
 		return;
-	float *buffers[] = {ws->x,    ws->normed, ws->delta,  ws->wide, ws->wide2,
-	                    ws->rows, ws->rows2,  ws->logits, ws->lse};
+	void *buffers[] = {ws->x,    ws->normed, ws->delta,  ws->wide,   ws->wide2,
+	                   ws->rows, ws->rows2,  ws->pooled, ws->logits, ws->lse};
 
 	for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
 		if (buffers[i] != NULL)
@@ -209,10 +209,40 @@ forward_check_batch(const llm_workspace *ws, const llm_batch *batch, llm_error *
 	return check_segments(batch, err);
 }
 
+/* out = norm(x += add), with the model's kind of norm; without x the norm of add. */
+static pp_result
+layer_norm(const llm_workspace *ws, pp_act *out, float *x, const pp_act *add, const float *w,
+           const float *b, uint32_t n)
+{
+	const llm_arch *arch = &ws->m->arch;
+
+	return ws->m->be->ops->norm(ws->m->be, out, x, add, w, b, n, arch->d_model, arch->norm_eps,
+	                            arch->norm_kind, arch->norm_plus_one);
+}
+
+/* out = x = norm(x + add). */
+static pp_result
+layer_norm_post(const llm_workspace *ws, pp_act *out, const pp_act *add, const float *w,
+                const float *b, uint32_t n)
+{
+	const llm_arch *arch = &ws->m->arch;
+
+	return ws->m->be->ops->norm_post(ws->m->be, out, ws->x, add, w, b, n, arch->d_model,
+	                                 arch->norm_eps, arch->norm_kind, arch->norm_plus_one);
+}
+
+/* Whether the first block reads the embeddings themselves. */
+static bool
+needs_input(const llm_model *m)
+{
+	return m->arch.norm_place == LLM_NORM_POST ||
+	       (m->arch.n_layers > 0 && m->layers[0].attn_norm == NULL);
+}
+
 /*
  * x = embeddings of the tokens, with positions, token types and a norm where the model has them.
  * Without types all tokens are of type 0, whose row is still added: it is a bias the model was
- * trained with.
+ * trained with. Where no norm stands in front of the first block, normed is its input.
  */
 static pp_result
 embed_tokens(llm_workspace *ws, const llm_batch *batch)
@@ -236,32 +266,22 @@ embed_tokens(llm_workspace *ws, const llm_batch *batch)
 		result = ops->add_rows(m->be, ws->x, m->pos_table, ws->index, n, arch->d_model);
 	}
 	if (result == PP_OK && arch->embed_norm)
-		result = ops->norm(m->be, ws->x, ws->x, NULL, m->embed_norm_w, m->embed_norm_b, n,
-		                   arch->d_model, arch->norm_eps, arch->norm_kind, arch->norm_plus_one);
+		result = layer_norm_post(ws, ws->normed, NULL, m->embed_norm_w, m->embed_norm_b, n);
+	else if (result == PP_OK && needs_input(m))
+		result = ops->narrow(m->be, ws->normed, ws->x, (size_t) n * arch->d_model);
 	return result;
 }
 
-/* out = norm(x += add), with the model's kind of norm. */
+/* delta = attention block of normed. wide holds qkv until it is split, then what attention gives. */
 static pp_result
-layer_norm(const llm_workspace *ws, float *out, float *x, const float *add, const float *w,
-           const float *b, uint32_t n)
-{
-	const llm_arch *arch = &ws->m->arch;
-
-	return ws->m->be->ops->norm(ws->m->be, out, x, add, w, b, n, arch->d_model, arch->norm_eps,
-	                            arch->norm_kind, arch->norm_plus_one);
-}
-
-/* delta = attention block of in. wide holds qkv until it is split, then what attention gives. */
-static pp_result
-run_attention(llm_workspace *ws, const llm_batch *batch, uint32_t i, const float *in)
+run_attention(llm_workspace *ws, const llm_batch *batch, uint32_t i)
 {
 	const llm_model *m = ws->m;
 	const llm_arch *arch = &m->arch;
 	const llm_layer *layer = &m->layers[i];
 	const pp_ops *ops = m->be->ops;
 	uint32_t n = batch->n_tokens;
-	pp_result result = ops->matmul(m->be, ws->wide, in, layer->qkv, layer->qkv_bias, n);
+	pp_result result = ops->matmul(m->be, ws->wide, ws->normed, layer->qkv, layer->qkv_bias, n);
 
 	if (result == PP_OK)
 		result =
@@ -274,19 +294,20 @@ run_attention(llm_workspace *ws, const llm_batch *batch, uint32_t i, const float
 	if (result == PP_OK)
 		result = ops->matmul(m->be, ws->delta, ws->wide, layer->attn_out, layer->attn_out_bias, n);
 	if (result == PP_OK && layer->attn_post_norm != NULL)
-		result = layer_norm(ws, ws->delta, ws->delta, NULL, layer->attn_post_norm, NULL, n);
+		result = layer_norm(ws, ws->delta, NULL, ws->delta, layer->attn_post_norm, NULL, n);
 	return result;
 }
 
-/* delta = MLP block of in. */
+/* delta = MLP block of normed. */
 static pp_result
-run_mlp(llm_workspace *ws, uint32_t n, uint32_t i, const float *in)
+run_mlp(llm_workspace *ws, uint32_t n, uint32_t i)
 {
 	const llm_model *m = ws->m;
 	const llm_arch *arch = &m->arch;
 	const llm_layer *layer = &m->layers[i];
 	const pp_ops *ops = m->be->ops;
-	pp_result result = ops->matmul(m->be, ws->wide, in, layer->ffn_in, layer->ffn_in_bias, n);
+	pp_result result =
+	    ops->matmul(m->be, ws->wide, ws->normed, layer->ffn_in, layer->ffn_in_bias, n);
 
 	if (result == PP_OK)
 		result =
@@ -294,7 +315,7 @@ run_mlp(llm_workspace *ws, uint32_t n, uint32_t i, const float *in)
 	if (result == PP_OK)
 		result = ops->matmul(m->be, ws->delta, ws->wide2, layer->ffn_out, layer->ffn_out_bias, n);
 	if (result == PP_OK && layer->ffn_post_norm != NULL)
-		result = layer_norm(ws, ws->delta, ws->delta, NULL, layer->ffn_post_norm, NULL, n);
+		result = layer_norm(ws, ws->delta, NULL, ws->delta, layer->ffn_post_norm, NULL, n);
 	return result;
 }
 
@@ -304,40 +325,37 @@ static pp_result
 run_layer_pre(llm_workspace *ws, const llm_batch *batch, uint32_t i)
 {
 	const llm_layer *layer = &ws->m->layers[i];
-	const float *in = ws->normed;
 	uint32_t n = batch->n_tokens;
 	pp_result result = PP_OK;
 
-	if (layer->attn_norm == NULL)
-		in = ws->x; /* only ever layer 0, which has no delta before it */
-	else
+	if (layer->attn_norm != NULL)
 		result = layer_norm(ws, ws->normed, ws->x, i > 0 ? ws->delta : NULL, layer->attn_norm,
 		                    layer->attn_norm_b, n);
 	if (result == PP_OK)
-		result = run_attention(ws, batch, i, in);
+		result = run_attention(ws, batch, i);
 	if (result == PP_OK)
 		result =
 		    layer_norm(ws, ws->normed, ws->x, ws->delta, layer->ffn_norm, layer->ffn_norm_b, n);
 	if (result == PP_OK)
-		result = run_mlp(ws, n, i, ws->normed);
+		result = run_mlp(ws, n, i);
 	return result;
 }
 
-/* One layer with norms after its blocks: x is complete. The norm writes the sum over x first, then
- * itself. */
+/* One layer with norms after its blocks: x is complete, and normed is x. */
 static pp_result
 run_layer_post(llm_workspace *ws, const llm_batch *batch, uint32_t i)
 {
 	const llm_layer *layer = &ws->m->layers[i];
 	uint32_t n = batch->n_tokens;
-	pp_result result = run_attention(ws, batch, i, ws->x);
+	pp_result result = run_attention(ws, batch, i);
 
 	if (result == PP_OK)
-		result = layer_norm(ws, ws->x, ws->x, ws->delta, layer->attn_norm, layer->attn_norm_b, n);
+		result =
+		    layer_norm_post(ws, ws->normed, ws->delta, layer->attn_norm, layer->attn_norm_b, n);
 	if (result == PP_OK)
-		result = run_mlp(ws, n, i, ws->x);
+		result = run_mlp(ws, n, i);
 	if (result == PP_OK)
-		result = layer_norm(ws, ws->x, ws->x, ws->delta, layer->ffn_norm, layer->ffn_norm_b, n);
+		result = layer_norm_post(ws, ws->normed, ws->delta, layer->ffn_norm, layer->ffn_norm_b, n);
 	return result;
 }
 
@@ -346,25 +364,22 @@ static pp_result
 tap_state(llm_workspace *ws, uint32_t n, int layer, bool pending)
 {
 	pp_backend *be = ws->m->be;
-	size_t bytes = (size_t) n * ws->m->arch.d_model * sizeof(float);
+	size_t n_values = (size_t) n * ws->m->arch.d_model;
+	float *delta;
 	pp_result result;
 
 	if (ws->tap == NULL || ws->tap_layer != layer)
 		return PP_OK;
-	if (pending)
+	result = be->ops->download(be, ws->tap, ws->x, n_values * sizeof(float));
+	if (result == PP_OK && pending)
 	{
-		/* normed is free between layers: the sum goes there, x and delta stay apart */
-		memset(ws->tap, 0, bytes);
-		result = be->ops->upload(be, ws->normed, ws->tap, bytes);
-		if (result == PP_OK)
-			result = be->ops->add(be, ws->normed, ws->x, n, ws->m->arch.d_model);
-		if (result == PP_OK)
-			result = be->ops->add(be, ws->normed, ws->delta, n, ws->m->arch.d_model);
-		if (result == PP_OK)
-			result = be->ops->download(be, ws->tap, ws->normed, bytes);
+		if ((delta = llm_malloc_array(n_values, sizeof(float))) == NULL)
+			return PP_E_NOMEM;
+		result = be->ops->download_act(be, delta, ws->delta, n_values);
+		for (size_t i = 0; result == PP_OK && i < n_values; i++)
+			ws->tap[i] += delta[i];
+		llm_free(delta);
 	}
-	else
-		result = be->ops->download(be, ws->tap, ws->x, bytes);
 	ws->tap = NULL;
 	return result;
 }
@@ -389,27 +404,54 @@ forward_body(llm_workspace *ws, const llm_batch *batch, bool *pending, llm_error
 	return forward_check(ws, result, err);
 }
 
-/* out[n, d] = final norm of the n hidden states at x (+ delta, when it is not NULL). */
-pp_result
-forward_final_norm(const llm_workspace *ws, float *out, float *x, const float *delta, uint32_t n)
+/* Tells the device what the pass works on. A pass that is tapped is not to be recorded. */
+llm_status
+forward_begin(llm_workspace *ws, const llm_batch *batch, bool causal, bool *replayed,
+              llm_error *err)
 {
-	return layer_norm(ws, out, x, delta, ws->m->final_norm_w, ws->m->final_norm_b, n);
+	pp_backend *be = ws->m->be;
+	const pp_pass pass = {.owner = ws->tap == NULL ? ws : NULL,
+	                      .causal = causal,
+	                      .n_tokens = batch->n_tokens,
+	                      .n_segs = batch->n_segs,
+	                      .n_rows = batch->n_rows,
+	                      .tokens = batch->tokens,
+	                      .pos = batch->pos,
+	                      .segs = batch->segs,
+	                      .rows = batch->rows};
+
+	return forward_check(ws, be->ops->pass_begin(be, &pass, replayed), err);
 }
 
-/*
- * Runs the layers, keeps the normed rows that were asked for. Rows are gathered before the last
- * addition and the final norm: both touch a row alone, so which others were asked for changes no
- * bit.
- */
+/* The layers, then the norm of the wanted rows: it touches a row alone, so which others were asked
+ * for changes no bit. */
+static llm_status
+decode_body(llm_workspace *ws, const llm_batch *batch, llm_error *err)
+{
+	const llm_model *m = ws->m;
+	const llm_arch *arch = &m->arch;
+	bool pending;
+	llm_status status = forward_body(ws, batch, &pending, err);
+
+	if (status != LLM_OK)
+		return status;
+	return forward_check(ws,
+	                     m->be->ops->norm_rows(m->be, ws->rows, ws->x, pending ? ws->delta : NULL,
+	                                           m->final_norm_w, m->final_norm_b, batch->rows,
+	                                           batch->n_rows, arch->d_model, arch->norm_eps,
+	                                           arch->norm_kind, arch->norm_plus_one),
+	                     err);
+}
+
+/* Runs the layers, keeps the normed rows that were asked for. */
 llm_status
 llm_forward_decode(llm_workspace *ws, const llm_batch *batch, llm_error *err)
 {
 	const llm_arch *arch = &ws->m->arch;
-	const pp_ops *ops = ws->m->be->ops;
 	pp_backend *be = ws->m->be;
 	llm_status status;
 	pp_result result;
-	bool pending;
+	bool replayed;
 
 	ws->n_rows = 0;
 	if (!arch->decoder)
@@ -422,24 +464,32 @@ llm_forward_decode(llm_workspace *ws, const llm_batch *batch, llm_error *err)
 	for (uint32_t i = 0; i < batch->n_rows; i++)
 		if (batch->rows[i] >= batch->n_tokens || (i > 0 && batch->rows[i] <= batch->rows[i - 1]))
 			return llm_fail(err, LLM_E_RANGE, "the wanted rows are not ascending in the batch");
-	if ((status = forward_body(ws, batch, &pending, err)) != LLM_OK)
+	if ((status = forward_begin(ws, batch, true, &replayed, err)) != LLM_OK)
 		return status;
-	result = ops->gather(be, ws->rows, ws->x, batch->rows, batch->n_rows, arch->d_model);
-	if (result == PP_OK)
-		result = ops->gather(be, ws->rows2, ws->delta, batch->rows, batch->n_rows, arch->d_model);
-	if (result == PP_OK)
-		result = forward_final_norm(ws, ws->rows, ws->rows, ws->rows2, batch->n_rows);
-	if (result == PP_OK)
+	if (!replayed)
+		status = decode_body(ws, batch, err);
+	result = be->ops->pass_end(be);
+	if (status == LLM_OK)
+		status = forward_check(ws, result, err);
+	if (status == LLM_OK)
 		ws->n_rows = batch->n_rows;
-	return forward_check(ws, result, err);
+	return status;
+}
+
+/* Row i of activations of the model's width. */
+static const pp_act *
+act_at(const llm_workspace *ws, const pp_act *x, size_t i)
+{
+	return (const pp_act *) (const void *) ((const uint8_t *) x +
+	                                        i * ws->m->arch.d_model * ws->m->be->act_bytes);
 }
 
 /* logits[n, n_vocab] of n rows at x, n <= max_logit_rows, final softcap applied. */
 static pp_result
-head_logits(llm_workspace *ws, const float *x, uint32_t n)
+head_logits(llm_workspace *ws, const pp_act *x, uint32_t n)
 {
 	const llm_model *m = ws->m;
-	pp_result result = m->be->ops->matmul(m->be, ws->logits, x, m->head, NULL, n);
+	pp_result result = m->be->ops->matmul_float(m->be, ws->logits, x, m->head, NULL, n);
 
 	if (result == PP_OK && m->arch.final_softcap > 0.0f)
 		result = m->be->ops->softcap(m->be, ws->logits, (size_t) n * m->arch.n_vocab,
@@ -463,7 +513,7 @@ llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float
 	{
 		uint32_t n = n_rows - i < ws->max_logit_rows ? n_rows - i : ws->max_logit_rows;
 
-		result = head_logits(ws, ws->rows + (size_t) (first_row + i) * ws->m->arch.d_model, n);
+		result = head_logits(ws, act_at(ws, ws->rows, first_row + i), n);
 		if (result == PP_OK)
 			result =
 			    be->ops->download(be, out + i * n_vocab, ws->logits, n * n_vocab * sizeof(float));

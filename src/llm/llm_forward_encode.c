@@ -15,15 +15,17 @@ run_classifier(llm_workspace *ws, uint32_t n)
 	const llm_arch *arch = &m->arch;
 	const pp_ops *ops = m->be->ops;
 	pp_act_kind act = arch->classifier == LLM_CLS_MODERNBERT ? arch->cls_act : PP_ACT_TANH;
-	pp_result result = ops->matmul(m->be, ws->rows2, ws->rows, m->cls_dense, m->cls_dense_b, n);
+	pp_result result = ops->narrow(m->be, ws->rows, ws->pooled, (size_t) n * arch->d_model);
 
+	if (result == PP_OK)
+		result = ops->matmul(m->be, ws->rows2, ws->rows, m->cls_dense, m->cls_dense_b, n);
 	if (result == PP_OK)
 		result = ops->activate(m->be, ws->rows2, ws->rows2, n, arch->d_model, act, false);
 	if (result == PP_OK && arch->classifier == LLM_CLS_MODERNBERT)
-		result = ops->norm(m->be, ws->rows2, ws->rows2, NULL, m->cls_norm_w, m->cls_norm_b, n,
+		result = ops->norm(m->be, ws->rows2, NULL, ws->rows2, m->cls_norm_w, m->cls_norm_b, n,
 		                   arch->d_model, arch->norm_eps, arch->norm_kind, arch->norm_plus_one);
 	if (result == PP_OK)
-		result = ops->matmul(m->be, ws->logits, ws->rows2, m->cls_out, m->cls_out_b, n);
+		result = ops->matmul_float(m->be, ws->logits, ws->rows2, m->cls_out, m->cls_out_b, n);
 	return result;
 }
 
@@ -33,20 +35,20 @@ run_heads(llm_workspace *ws, const llm_batch *batch, bool pending, float **out, 
 {
 	const llm_model *m = ws->m;
 	const llm_arch *arch = &m->arch;
-	float *states = ws->x;
+	const pp_ops *ops = m->be->ops;
+	const pp_act *delta = pending ? ws->delta : NULL;
 	pp_result result = PP_OK;
 
 	if (arch->final_norm)
-	{
-		states = ws->normed;
-		result = forward_final_norm(ws, states, ws->x, pending ? ws->delta : NULL, batch->n_tokens);
-	}
+		result = ops->norm_post(m->be, ws->normed, ws->x, delta, m->final_norm_w, m->final_norm_b,
+		                        batch->n_tokens, arch->d_model, arch->norm_eps, arch->norm_kind,
+		                        arch->norm_plus_one);
 	else if (pending)
-		result = m->be->ops->add(m->be, ws->x, ws->delta, batch->n_tokens, arch->d_model);
+		result = ops->add(m->be, ws->x, delta, batch->n_tokens, arch->d_model);
 	if (result == PP_OK)
-		result = m->be->ops->pool(m->be, ws->rows, states, batch->segs, batch->n_segs,
-		                          arch->d_model, arch->pooling, arch->l2_normalise);
-	*out = ws->rows;
+		result = ops->pool(m->be, ws->pooled, ws->x, batch->segs, batch->n_segs, arch->d_model,
+		                   arch->pooling, arch->l2_normalise);
+	*out = ws->pooled;
 	*width = arch->d_model;
 	if (result != PP_OK || arch->classifier == LLM_CLS_NONE)
 		return result;
@@ -82,9 +84,10 @@ llm_forward_encode(llm_workspace *ws, const llm_batch *batch, float *out, llm_er
 	llm_batch own = *batch;
 	llm_status status;
 	pp_result result;
-	float *dev;
-	uint32_t width;
+	float *dev = NULL;
+	uint32_t width = 0;
 	bool pending;
+	bool replayed;
 
 	if (arch->decoder)
 		return llm_fail(err, LLM_E_UNSUPPORTED, "%s is not an encoder", arch->name);
@@ -92,10 +95,13 @@ llm_forward_encode(llm_workspace *ws, const llm_batch *batch, float *out, llm_er
 	    (status = copy_segments(ws, batch, err)) != LLM_OK)
 		return status;
 	own.segs = ws->segs;
-	if ((status = forward_body(ws, &own, &pending, err)) != LLM_OK)
+	own.n_rows = 0;
+	if ((status = forward_begin(ws, &own, false, &replayed, err)) != LLM_OK)
 		return status;
-	result = run_heads(ws, &own, pending, &dev, &width);
-	if (result == PP_OK)
+	if ((status = forward_body(ws, &own, &pending, err)) == LLM_OK)
+		status = forward_check(ws, run_heads(ws, &own, pending, &dev, &width), err);
+	result = be->ops->pass_end(be);
+	if (status == LLM_OK && result == PP_OK)
 		result = be->ops->download(be, out, dev, (size_t) batch->n_segs * width * sizeof(float));
-	return forward_check(ws, result, err);
+	return status == LLM_OK ? forward_check(ws, result, err) : status;
 }

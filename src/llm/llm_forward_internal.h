@@ -18,15 +18,16 @@ struct llm_workspace
 	uint32_t max_rows;
 	uint32_t max_logit_rows; /* rows whose logits fit in logits at once */
 
-	float *x;      /* [max_tokens, d] */
-	float *normed; /* [max_tokens, d] */
-	float *delta;  /* [max_tokens, d] */
-	float *wide;   /* [max_tokens, max((H + 2 Hkv) Dh, MLP input)] */
-	float *wide2;  /* [max_tokens, max(H Dh, F)] */
-	float *rows;   /* [max_rows, d] normed rows (decoder), pooled segments (encoder) */
-	float *rows2;  /* [max_rows, d] */
-	float *logits; /* [max_logit_rows, n_vocab] (decoder), [max_rows, n_classes] (classifier) */
-	float *lse;    /* [max_logit_rows] */
+	float *x;       /* [max_tokens, d] */
+	pp_act *normed; /* [max_tokens, d] what the next block reads */
+	pp_act *delta;  /* [max_tokens, d] */
+	pp_act *wide;   /* [max_tokens, max((H + 2 Hkv) Dh, MLP input)] */
+	pp_act *wide2;  /* [max_tokens, max(H Dh, F)] */
+	pp_act *rows;   /* [max_rows, d] normed rows (decoder), pooled segments (classifier) */
+	pp_act *rows2;  /* [max_rows, d] */
+	float *pooled;  /* [max_rows, d] (encoder) */
+	float *logits;  /* [max_logit_rows, n_vocab] (decoder), [max_rows, n_classes] (classifier) */
+	float *lse;     /* [max_logit_rows] */
 
 	uint32_t *index;  /* host [max_tokens]: positions with their offset, token types, rows */
 	uint32_t n_rows;  /* rows of the last pass */
@@ -40,10 +41,10 @@ struct llm_workspace
 llm_status forward_check(const llm_workspace *ws, pp_result result, llm_error *err);
 /* Checks a batch against the model and the workspace. */
 llm_status forward_check_batch(const llm_workspace *ws, const llm_batch *batch, llm_error *err);
+/* Tells the device what the pass works on; pass_end must follow when it succeeds. */
+llm_status forward_begin(llm_workspace *ws, const llm_batch *batch, bool causal, bool *replayed,
+                         llm_error *err);
 /* Embeddings and all layers; the hidden state is then x, plus delta when *pending. */
 llm_status forward_body(llm_workspace *ws, const llm_batch *batch, bool *pending, llm_error *err);
-/* out[n, d] = final norm of the n hidden states at x (+ delta, when it is not NULL). */
-pp_result forward_final_norm(const llm_workspace *ws, float *out, float *x, const float *delta,
-                             uint32_t n);
 
 #endif /* LLM_FORWARD_INTERNAL_H */
