@@ -120,5 +120,33 @@ END $$;
 SELECT computed($$SELECT prepack.classify(body, '{a,b}') FROM ticket$$);
 SELECT computed($$SELECT CASE WHEN id > 35 THEN prepack.classify(body || id, '{a,b}') END FROM ticket$$);
 SELECT computed($$SELECT id FROM ticket WHERE id < 4 AND prepack.is_true(body, 'c')$$);
+-- more inputs than work_mem remembers, and labels that differ by row: still right, still one call a text
+SET work_mem = '64kB';
+SET hash_mem_multiplier = 1;
+SELECT count(*), count(DISTINCT label) FROM (
+    SELECT i % 5000 AS text, prepack.classify((i % 5000)::text, ARRAY['a', 'b', (i % 3)::text]) AS label
+    FROM generate_series(0, 9999) i) s;
+SELECT count(*) FROM (
+    SELECT prepack.classify((i % 5000)::text, '{a,b,c}') AS one,
+        prepack.classify((i % 5000)::text || '', '{a,b,c}') AS two
+    FROM generate_series(0, 9999) i) s WHERE one IS DISTINCT FROM two;
+RESET work_mem;
+RESET hash_mem_multiplier;
+
+-- the cost of calls alone is no reason to compile expressions
+CREATE FUNCTION compiles(query text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (ANALYZE, FORMAT json) ' || query INTO plan;
+    RETURN plan -> 0 -> 'JIT' IS NOT NULL;
+END $$;
+SET jit = on;
+SET jit_above_cost = 1000;
+SELECT compiles($$SELECT prepack.classify(i::text, '{a,b}') FROM generate_series(1, 2000) i$$),
+    compiles($$SELECT count(i * 2) FROM generate_series(1, 200000) i$$) = pg_jit_available() AS others_do;
+RESET jit;
+RESET jit_above_cost;
+DROP FUNCTION compiles;
 DROP TABLE ticket, copy_of;
 DROP FUNCTION differs, computed;

@@ -59,7 +59,13 @@ typedef struct PpMemo PpMemo;
 
 /* The memo of a statement; one per EState, freed with it. */
 extern PpMemo *pp_memo_of(EState *estate);
-/* Looks for the result of (call, rows); false: not known. */
+/*
+ * A number, 1 or more, for the type and constant arguments of calls: the keys of their results
+ * begin with it. The constants' own key begins with PP_MEMO_CONSTANTS.
+ */
+#define PP_MEMO_CONSTANTS 0
+extern uint32 pp_memo_constants(PpMemo *memo, const char *key, Size key_bytes);
+/* Looks for the result of (number of the constants, rows); false: not known. */
 extern bool pp_memo_find(PpMemo *memo, const char *key, Size key_bytes, Datum *value, bool *isnull);
 /* Remembers a result while there is room. */
 extern void pp_memo_add(PpMemo *memo, const char *key, Size key_bytes, Datum value, bool isnull,

@@ -53,7 +53,7 @@ typedef struct JobGroup
 	char *key; /* bytes of the arguments that do not vary by row */
 	Size key_bytes;
 	PpCall *call; /* NULL: a required argument is NULL */
-	bool memo;    /* results may be remembered */
+	uint32 memo;  /* the memo's number of the constants; 0: results may not be remembered */
 	PpRequest *request;
 	PpText *rows;
 	PpText *rows2;
@@ -245,6 +245,21 @@ row_args(const CallState *call, int *row_arg, int *row2_arg)
 		*row_arg = 0;
 }
 
+/* The number that the memo gives to a group's type and constants. */
+static uint32
+number_constants(BatchState *state, const JobGroup *group)
+{
+	const uint32 none = PP_MEMO_CONSTANTS;
+	StringInfoData key;
+
+	initStringInfo(&key);
+	appendBinaryStringInfo(&key, (const char *) &none, sizeof(none));
+	appendStringInfoString(&key, state->calls[group->i_call].type->symbol);
+	appendStringInfoChar(&key, '\0');
+	appendBinaryStringInfo(&key, group->key, group->key_bytes);
+	return pp_memo_constants(state->memo, key.data, key.len);
+}
+
 /* Finds the group of a call with these constant arguments in the batch, or starts one. */
 static JobGroup *
 find_group(BatchState *state, Batch *batch, int i_call, const NullableDatum *args, int row_arg,
@@ -276,7 +291,8 @@ find_group(BatchState *state, Batch *batch, int i_call, const NullableDatum *arg
 			copies[i].value = datumCopy(args[i].value, call->arg_typbyval[i], call->arg_typlen[i]);
 	}
 	group->call = pp_call_prepare(call->type, copies, call->absent);
-	group->memo = group->call != NULL && pp_call_deterministic(group->call);
+	if (group->call != NULL && pp_call_deterministic(group->call))
+		group->memo = number_constants(state, group);
 	group->next = batch->groups;
 	batch->groups = group;
 	return group;
@@ -348,12 +364,10 @@ fill_cell(BatchState *state, Batch *batch, int i_row, int i_call)
 	group = find_group(state, batch, i_call, args, row_arg, row2_arg);
 	if (group->call == NULL || args[row_arg].isnull || (row2_arg >= 0 && args[row2_arg].isnull))
 		return;
-	if (group->memo)
+	if (group->memo != 0)
 	{
 		initStringInfo(&key);
-		appendStringInfoString(&key, call->type->symbol);
-		appendStringInfoChar(&key, '\0');
-		appendBinaryStringInfo(&key, group->key, group->key_bytes);
+		appendBinaryStringInfo(&key, (const char *) &group->memo, sizeof(group->memo));
 		append_value(&key, &args[row_arg], call->arg_typlen[row_arg], call->arg_typbyval[row_arg]);
 		if (row2_arg >= 0)
 			append_value(&key, &args[row2_arg], call->arg_typlen[row2_arg],

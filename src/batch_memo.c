@@ -1,18 +1,19 @@
 /*
  * batch_memo.c: equal inputs of a statement are computed once.
  *
- * One hash table per EState, from the bytes of a call (its type, its constant arguments, its row's
- * arguments) to the result. Bounded in bytes: once full it still answers but takes no more. Lives
- * in the statement's memory, so it goes with the statement, also after an error. Nodes of one
- * statement share it: a call that stands in WHERE and in ORDER BY is made once.
+ * One hash table per EState, from the bytes of a call (the number of its type and constant
+ * arguments, its row's arguments) to the result. The constants, an instruction of hundreds of bytes
+ * perhaps, stand in the table once, under a key of their own, and get their number there. Bounded
+ * as the executor's own hash tables are: once full it still answers but takes no more. Lives in the
+ * statement's memory, so it goes with the statement, also after an error. Nodes of one statement
+ * share it: a call that stands in WHERE and in ORDER BY is made once.
  */
 #include "batch.h"
 
 #include "common/hashfn.h"
+#include "miscadmin.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
-
-#define PP_MEMO_BYTES_MAX ((Size) 64 * 1024 * 1024)
 
 /* One result. key == NULL: a free slot. */
 typedef struct MemoEntry
@@ -40,7 +41,8 @@ struct PpMemo
 	struct MemoEntry *table; /* open addressing, power of two */
 	uint32 capacity;
 	uint32 n;
-	Size bytes;
+	uint32 n_constants; /* numbers given */
+	Size bytes_max;     /* of the context */
 };
 
 static PpMemo *memos = NULL;
@@ -68,6 +70,7 @@ pp_memo_of(EState *estate)
 			return memo;
 	memo = MemoryContextAllocZero(estate->es_query_cxt, sizeof(PpMemo));
 	memo->estate = estate;
+	memo->bytes_max = get_hash_memory_limit();
 	memo->context =
 	    AllocSetContextCreate(estate->es_query_cxt, "prepack memo", ALLOCSET_DEFAULT_SIZES);
 	memo->forget.func = forget_memo;
@@ -121,7 +124,6 @@ grow(PpMemo *memo)
 		pfree(memo->table);
 	memo->table = table;
 	memo->capacity = capacity;
-	memo->bytes += capacity * sizeof(MemoEntry) / 2;
 }
 
 /* Remembers a result. */
@@ -133,7 +135,7 @@ pp_memo_add(PpMemo *memo, const char *key, Size key_bytes, Datum value, bool isn
 	MemoEntry *e;
 	uint32 hash = hash_bytes((const unsigned char *) key, key_bytes);
 
-	if (memo->bytes > PP_MEMO_BYTES_MAX)
+	if (MemoryContextMemAllocated(memo->context, false) >= memo->bytes_max)
 		return;
 	if (memo->n * 2 >= memo->capacity)
 		grow(memo);
@@ -149,6 +151,18 @@ pp_memo_add(PpMemo *memo, const char *key, Size key_bytes, Datum value, bool isn
 	e->value = isnull ? (Datum) 0 : datumCopy(value, typbyval, typlen);
 	MemoryContextSwitchTo(old);
 	memo->n++;
-	memo->bytes +=
-	    key_bytes + (isnull || typbyval ? 0 : datumGetSize(e->value, typbyval, typlen)) + 32;
+}
+
+/* The number of a call's constants; without room to keep it they get another the next time. */
+uint32
+pp_memo_constants(PpMemo *memo, const char *key, Size key_bytes)
+{
+	Datum number;
+	bool isnull;
+
+	if (pp_memo_find(memo, key, key_bytes, &number, &isnull))
+		return DatumGetUInt32(number);
+	number = UInt32GetDatum(++memo->n_constants);
+	pp_memo_add(memo, key, key_bytes, number, false, sizeof(uint32), true);
+	return memo->n_constants;
 }

@@ -20,6 +20,7 @@
  */
 #include "batch.h"
 
+#include "jit/jit.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -41,7 +42,8 @@ static planner_hook_type prev_planner_hook = NULL;
 typedef struct PlanContext
 {
 	PlannedStmt *stmt;
-	int next_id; /* plan_node_id of the next new node */
+	int next_id;    /* plan_node_id of the next new node */
+	Cost call_cost; /* what the planner thought that the hoisted calls cost */
 	bool changed;
 } PlanContext;
 
@@ -120,6 +122,8 @@ make_batch(Plan *outer, const PpHoist *hoist, PlanContext *context)
 	node->custom_private = list_make2(makeInteger(list_length(outer->targetlist)), hoist->guards);
 	node->methods = &pp_batch_scan_methods;
 	set_costs(&node->scan.plan, outer, list_length(hoist->calls));
+	context->call_cost +=
+	    outer->plan_rows * list_length(hoist->calls) * PP_CALL_COST_ALONE * cpu_operator_cost;
 	context->changed = true;
 	return node;
 }
@@ -502,11 +506,28 @@ query_has_calls(Query *query)
 	return query_tree_walker(query, query_walker, NULL, 0);
 }
 
+/*
+ * Takes back just-in-time compilation that the plan owes to the calls alone: they make it look
+ * expensive, but their time passes in the engine, and compiling costs a tenth of a second and some
+ * 10 MB.
+ */
+static void
+reconsider_jit(PlannedStmt *stmt, Cost cost)
+{
+	if (cost <= jit_above_cost)
+		stmt->jitFlags = PGJIT_NONE;
+	if (cost <= jit_optimize_above_cost)
+		stmt->jitFlags &= ~PGJIT_OPT3;
+	if (cost <= jit_inline_above_cost)
+		stmt->jitFlags &= ~PGJIT_INLINE;
+}
+
 /* Adds Batch nodes to a finished plan. */
 static void
 add_batches(PlannedStmt *stmt, int cursor_options)
 {
 	PlanContext context = {.stmt = stmt};
+	Cost cost = stmt->planTree->total_cost;
 	ListCell *lc;
 
 	context.next_id = max_node_id(stmt->planTree) + 1;
@@ -515,6 +536,7 @@ add_batches(PlannedStmt *stmt, int cursor_options)
 	stmt->planTree = walk_plan(stmt->planTree, &context);
 	foreach (lc, stmt->subplans)
 		lfirst(lc) = walk_plan(lfirst(lc), &context);
+	reconsider_jit(stmt, cost - context.call_cost);
 	if (context.changed && (cursor_options & CURSOR_OPT_SCROLL) &&
 	    !ExecSupportsBackwardScan(stmt->planTree))
 		stmt->planTree = materialise(stmt->planTree, &context);

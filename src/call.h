@@ -16,6 +16,8 @@
 #include "models.h"
 
 #define PP_CALL_ARGS_MAX 12
+/* The planner's cost of a call that is made alone, in units of cpu_operator_cost. */
+#define PP_CALL_COST_ALONE 1000.0
 
 typedef struct PpCallType PpCallType;
 

@@ -193,7 +193,7 @@ pp_cost_support(PG_FUNCTION_ARGS)
 
 		/* Generation takes about a hundred times the tokens of a decision. */
 		cost->startup = 0;
-		cost->per_tuple = 1000 * cpu_operator_cost;
+		cost->per_tuple = PP_CALL_COST_ALONE * cpu_operator_cost;
 		PG_RETURN_POINTER(cost);
 	}
 	PG_RETURN_POINTER(NULL);
