@@ -88,7 +88,7 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 # --- what people call -------------------------------------------------------------------
 
 .PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora \
-        check-fuzz check-scripts models bench-llm install install-engine uninstall clean format \
+        check-fuzz check-scripts models bench-llm bench-sql install install-engine uninstall clean format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
         fuzz-grammar extension check-sql check-docs installcheck quickstart start stop env psql
 
@@ -162,6 +162,10 @@ models:                         ## fetch the weights that tests and benchmarks u
 
 bench-llm: all models           ## the engine and its peers side by side, into $(BUILD)/bench
 	bench/bench-llm --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
+
+bench-sql: all models           ## the promises of the extension, into $(BUILD)/bench; installs it first
+	$(MAKE) --no-print-directory install
+	bench/bench-sql --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
 
 install: install-engine extension ## install the extension into PostgreSQL, the command into PREFIX
 	$(EXT_MAKE) install
