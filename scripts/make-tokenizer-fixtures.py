@@ -20,6 +20,7 @@ tokenizer that has no texts for them.
 """
 
 import argparse
+import collections
 import io
 import json
 import pathlib
@@ -252,10 +253,12 @@ def byte_level_tokenizers():
     out["qwen2"] = t = train_bpe(split_bytes(QWEN2), CHATML, normalizers.NFC(),
                                  processors.ByteLevel(trim_offsets=False))
     t.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
-    out["tekken"] = train_bpe(split_bytes(TEKKEN), ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"],
+    out["tekken"] = train_bpe(split_bytes(TEKKEN), ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]",
+                                                    "[/SYSTEM_PROMPT]"],
                               ignore_merges=True)
     out["gpt4o"] = train_bpe(split_bytes(GPT4O), ["<|endoftext|>", "<|end|>", "<|user|>",
-                                                  "<|assistant|>", "<|system|>"])
+                                                  "<|assistant|>", "<|system|>", "<|im_start|>",
+                                                  "<|im_sep|>", "<|im_end|>"])
     out["modernbert"] = t = train_bpe(plain, ["[UNK]", "[CLS]", "[SEP]", "[PAD]",
                                               special("[MASK]", lstrip=True)], normalizers.NFC())
     t.add_tokens([AddedToken(" " * n, normalized=True) for n in (4, 3, 2)])
@@ -306,7 +309,8 @@ def spm_tokenizers(sp):
     out["llama2"].add_special_tokens([special(x, rstrip=True) for x in ("<|system|>", "<|user|>", "<|assistant|>",
                                                                         "<|end|>")])
     out["mistral"].pre_tokenizer = pre_tokenizers.Metaspace("\u2581", "first", False)
-    out["mistral"].add_special_tokens([special("[INST]"), special("[/INST]")])
+    out["mistral"].add_special_tokens([special(x) for x in ("[INST]", "[/INST]", "[SYSTEM_PROMPT]",
+                                                            "[/SYSTEM_PROMPT]")])
     out["gemma"].normalizer = normalizers.Replace(" ", "\u2581")
     out["gemma"].pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     out["gemma"].decoder = decoders.Sequence(LLAMA_DECODER)
@@ -369,15 +373,27 @@ def unigram_tokenizers(sp):
     return out, charsmap
 
 
+def wordpiece_vocabulary(normalizer, pre, names, size):
+    """The letters, then the pieces that cover most. The package's trainer differs from run to run."""
+    counts = collections.Counter()
+    for line in TRAIN:
+        for word, _ in pre.pre_tokenize_str(normalizer.normalize_str(line)):
+            counts.update((i > 0, word[i:k]) for i in range(len(word)) for k in range(i + 1, len(word) + 1))
+    letters = sorted(piece for piece in counts if len(piece[1]) == 1)
+    longer = sorted((piece for piece in counts if len(piece[1]) > 1),
+                    key=lambda piece: (-counts[piece] * len(piece[1]), piece))
+    pieces = ["##" * inside + text for inside, text in letters + longer]
+    return {piece: i for i, piece in enumerate(dict.fromkeys(names + pieces[:size]))}
+
+
 def train_wordpiece(normalizer, pre, size=420):
     """WordPiece."""
-    t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    t = Tokenizer(models.WordPiece(wordpiece_vocabulary(normalizer, pre, names, size), unk_token="[UNK]"))
     t.normalizer = normalizer
     t.pre_tokenizer = pre
     t.decoder = decoders.WordPiece()
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    t.train_from_iterator(TRAIN, trainers.WordPieceTrainer(vocab_size=size, special_tokens=names,
-                                                           show_progress=False))
+    t.add_special_tokens([special(x) for x in names])
     t.post_processor = template(t, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", "[CLS]", "[SEP]")
     return t
 
@@ -403,13 +419,16 @@ def wordpiece_tokenizers():
 def character_tokenizers():
     """BPE over characters that are not all known: dropped, unknown one by one, unknown in a row."""
     out = {}
+    letters = collections.Counter(c for line in TRAIN[:5] for c in line if not c.isspace())
+    alphabet = sorted(letters, key=lambda c: (-letters[c], c))[:50]  # the trainer takes any of equals
     for name, options in (("bpe-drop", {}), ("bpe-unk", {"unk_token": "<unk>"}),
                           ("bpe-fuse", {"unk_token": "<unk>", "fuse_unk": True})):
         t = Tokenizer(models.BPE(**options))
         t.pre_tokenizer = pre_tokenizers.Whitespace()
         t.decoder = decoders.Fuse()
         t.train_from_iterator(TRAIN[:5], trainers.BpeTrainer(vocab_size=160, special_tokens=["<unk>"],
-                                                             limit_alphabet=50, show_progress=False))
+                                                             limit_alphabet=50, initial_alphabet=alphabet,
+                                                             show_progress=False))
         out[name] = t
     return out
 
@@ -619,6 +638,26 @@ def mistral(open_, close):
 
 PHI3 = ("{{ bos_token }}" + LOOP + "{{'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>\n'}}"
         + END + "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}")
+PHI4_MINI = (LOOP + "{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}"
+             "{{ '<|' + message['role'] + '|>' + message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>'"
+             " + '<|end|>' }}{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}"
+             + END + "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}")
+# The same dialect, written another way: only the marker of its tools tells.
+PHI4_TOOLS = ("{%- for message in messages -%}{{- '<|' ~ message.role ~ '|>' -}}{{- message.content -}}"
+              "{%- if message.tools -%}{{- '<|tool|>' ~ (message.tools | tojson) ~ '<|/tool|>' -}}{%- endif -%}"
+              "{{- '<|end|>' -}}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}")
+PHI4 = (LOOP + "".join("{% if message['role'] == '" + role + "' %}{{'<|im_start|>" + role + "<|im_sep|>' + "
+                       "message['content'] + '<|im_end|>'}}{% endif %}" for role in ("system", "user", "assistant"))
+        + END + "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}")
+
+
+def mistral7(space):
+    """Mistral's later templates give the system text tokens of its own."""
+    return ("{{ bos_token }}" + LOOP + "{% if message['role'] == 'user' %}{{ '[INST]" + space + "' + message['content']"
+            " + '[/INST]' }}{% elif message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]" + space +
+            "' + message['content'] + '[/SYSTEM_PROMPT]' }}{% endif %}" + END)
+
+
 TEMPLATES = [  # family, variant, tokenizer, begin token, template
     ("chatml", "smollm2", "smollm", None,
      default_system("You are a helpful AI assistant named SmolLM, trained by Hugging Face")),
@@ -629,16 +668,19 @@ TEMPLATES = [  # family, variant, tokenizer, begin token, template
      LOOP + CHATML_LOOP + "{%- if enable_thinking is defined and enable_thinking is false %}"
      "{{- '<think>\n\n</think>\n\n' }}{%- endif %}"),
     ("chatml", "", "smollm", None, LOOP + CHATML_LOOP),
+    ("chatml", "bos", "gpt4o", "<|endoftext|>", "{{bos_token}}" + LOOP + CHATML_LOOP),
+    ("chatml", "phi4", "gpt4o", "<|endoftext|>", PHI4),
     ("llama3", "", "llama3", "<|begin_of_text|>", LOOP + LLAMA3_BODY),
     ("llama3", "llama3.1", "llama3", "<|begin_of_text|>", LLAMA31),
     ("gemma", "", "gemma", "<bos>", GEMMA),
-    ("phi3", "phi4-mini", "gpt4o", None,
-     LOOP + "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}" + END +
-     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"),
+    ("phi3", "phi4-mini", "gpt4o", None, PHI4_MINI), ("phi3", "phi4-mini", "gpt4o", None, PHI4_TOOLS),
     ("phi3", "bos", "llama2", "<s>", PHI3),
     ("phi3", "", "llama2", None, PHI3.replace("{{ bos_token }}", "")),
     ("llama2", "", "llama2", "<s>", LLAMA2),
     ("mistral", "v1", "llama2", "<s>", mistral('" [INST] "', '" [/INST]"')),
+    ("mistral", "v1", "llama2", "<s>", mistral("' [INST] '", "' [/INST]'")),
+    ("mistral", "v7", "tekken", "<s>", mistral7("")),
+    ("mistral", "v7-spaced", "mistral", "<s>", mistral7(" ")),
     ("mistral", "v3", "mistral", "<s>", mistral('"[INST] "', '"[/INST]"')),
     ("mistral", "v3-tekken", "tekken", "<s>", mistral('"[INST]"', '"[/INST]"')),
     ("mistral", "v0", "llama2", "<s>",
@@ -669,7 +711,8 @@ def chat_cases(tokenizers):
             rendered = fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True,
                                                 enable_thinking=False)
             ids.append(t.encode(rendered, add_special_tokens=False).ids)
-        out.append({"family": family, "variant": variant, "tokenizer": name, "template": text, "ids": ids})
+        out.append({"family": family, "variant": variant, "tokenizer": name, "bos": bos,
+                    "template": text, "ids": ids})
     return {"prompts": PROMPTS, "cases": out}
 
 

@@ -10,10 +10,12 @@
 
 #include "llm_tok_internal.h"
 
-#define CHATML(answer) \
-	.bos = "", .system_open = "<|im_start|>system\n", .system_close = "<|im_end|>\n", \
+#define CHATML_TURNS(answer) \
+	.name = "chatml", .system_open = "<|im_start|>system\n", .system_close = "<|im_end|>\n", \
 	.user_open = "<|im_start|>user\n", .user_close = "<|im_end|>\n", \
 	.assistant_open = "<|im_start|>assistant\n" answer, .assistant_close = "<|im_end|>\n"
+
+#define CHATML(answer) CHATML_TURNS(answer), .bos = ""
 
 #define LLAMA3 \
 	.name = "llama3", .bos = "<|begin_of_text|>", .trim = LLM_CHAT_TRIM_USER, \
@@ -33,6 +35,12 @@
 	.system_close = "\n\n", .user_open = open, .user_close = close, .assistant_open = "", \
 	.assistant_close = "</s>"
 
+/* Later ones give it tokens of its own. */
+#define MISTRAL7(space) \
+	.name = "mistral", .bos = "<s>", .system_open = "[SYSTEM_PROMPT]" space, \
+	.system_close = "[/SYSTEM_PROMPT]", .user_open = "[INST]" space, .user_close = "[/INST]", \
+	.assistant_open = "", .assistant_close = "</s>"
+
 /*
  * The families, most particular first. A template is of the first family all of whose strings it
  * holds and whose marker, where there is one, is a special token of the vocabulary.
@@ -43,23 +51,37 @@ static const struct
 	const char *marker;
 	llm_chat_family family;
 } families[] = {
+    /* Phi-4's turns are ChatML's with a token of their own for the line end. */
+    {{"<|im_start|>", "<|im_sep|>"},
+     "<|im_sep|>",
+     {.name = "chatml",
+      .variant = "phi4",
+      .bos = "",
+      .system_open = "<|im_start|>system<|im_sep|>",
+      .system_close = "<|im_end|>",
+      .user_open = "<|im_start|>user<|im_sep|>",
+      .user_close = "<|im_end|>",
+      .assistant_open = "<|im_start|>assistant<|im_sep|>",
+      .assistant_close = "<|im_end|>"}},
     {{"<|im_start|>", "named SmolLM"},
      "<|im_start|>",
-     {CHATML(""), .name = "chatml", .variant = "smollm2",
+     {CHATML(""), .variant = "smollm2",
       .default_system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"}},
     {{"<|im_start|>", "You are Qwen, created by Alibaba Cloud"},
      "<|im_start|>",
-     {CHATML(""), .name = "chatml", .variant = "qwen2.5",
+     {CHATML(""), .variant = "qwen2.5",
       .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."}},
     /* Rendered with enable_thinking = false: a query wants answers, not thoughts. */
     {{"<|im_start|>", "enable_thinking"},
      "<|im_start|>",
-     {CHATML("<think>\n\n</think>\n\n"), .name = "chatml", .variant = "qwen3"}},
+     {CHATML("<think>\n\n</think>\n\n"), .variant = "qwen3"}},
     {{"<|im_start|>", "You are a helpful assistant."},
      "<|im_start|>",
-     {CHATML(""), .name = "chatml", .variant = "qwen2",
-      .default_system = "You are a helpful assistant."}},
-    {{"<|im_start|>"}, "<|im_start|>", {CHATML(""), .name = "chatml", .variant = ""}},
+     {CHATML(""), .variant = "qwen2", .default_system = "You are a helpful assistant."}},
+    {{"<|im_start|>", "bos_token"},
+     "<|im_start|>",
+     {CHATML_TURNS(""), .variant = "bos", .bos = NULL}},
+    {{"<|im_start|>"}, "<|im_start|>", {CHATML(""), .variant = ""}},
     /* The template's own date, not today's: the same query gives the same answer tomorrow. */
     {{"<|start_header_id|>", "Cutting Knowledge Date"},
      "<|start_header_id|>",
@@ -82,6 +104,9 @@ static const struct
       .user_close = "<end_of_turn>\n",
       .assistant_open = "<start_of_turn>model\n",
       .assistant_close = "<end_of_turn>\n"}},
+    {{"<|end|>", "<|tool|>"},
+     "<|end|>",
+     {PHI(""), .name = "phi3", .variant = "phi4-mini", .bos = ""}},
     {{"<|end|>", "<|assistant|>", "'|>' + message['content'] + '<|end|>'"},
      "<|end|>",
      {PHI(""), .name = "phi3", .variant = "phi4-mini", .bos = ""}},
@@ -104,17 +129,8 @@ static const struct
       .user_close = " [/INST]",
       .assistant_open = "",
       .assistant_close = "</s>"}},
-    {{"[INST]", "[SYSTEM_PROMPT]"},
-     "[INST]",
-     {.name = "mistral",
-      .variant = "v7",
-      .bos = "<s>",
-      .system_open = "[SYSTEM_PROMPT]",
-      .system_close = "[/SYSTEM_PROMPT]",
-      .user_open = "[INST]",
-      .user_close = "[/INST]",
-      .assistant_open = "",
-      .assistant_close = "</s>"}},
+    {{"[INST] ", "[SYSTEM_PROMPT] "}, "[INST]", {MISTRAL7(" "), .variant = "v7-spaced"}},
+    {{"[INST]", "[SYSTEM_PROMPT]"}, "[INST]", {MISTRAL7(""), .variant = "v7"}},
     {{"\" [INST] \""}, NULL, {MISTRAL(" [INST] ", " [/INST]"), .variant = "v1"}},
     {{"' [INST] '"}, NULL, {MISTRAL(" [INST] ", " [/INST]"), .variant = "v1"}},
     {{"'[INST] '", "' [/INST]'"}, NULL, {MISTRAL("[INST] ", " [/INST]"), .variant = "v0"}},
@@ -252,7 +268,7 @@ put_template(writer *w, const char *s)
 static void
 put_begin(writer *w, const llm_chat_family *f)
 {
-	int32_t bos;
+	int32_t bos = w->t->bos;
 
 	if (f == NULL)
 	{
@@ -263,7 +279,8 @@ put_begin(writer *w, const llm_chat_family *f)
 		w->flags = 0; /* these are no part of a text */
 		return;
 	}
-	bos = f->bos[0] != '\0' ? llm_tokenizer_find(w->t, f->bos, strlen(f->bos)) : -1;
+	if (f->bos != NULL)
+		bos = f->bos[0] != '\0' ? llm_tokenizer_find(w->t, f->bos, strlen(f->bos)) : -1;
 	if (llm_tokenizer_is_special(w->t, bos))
 		put_token(w, bos);
 }

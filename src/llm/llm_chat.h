@@ -33,7 +33,8 @@ typedef struct llm_chat_family
 {
 	const char *name;    /* "chatml", "llama3", "llama2", "gemma", "mistral", "phi3", "plain" */
 	const char *variant; /* of the name: "smollm2", "qwen2.5"; "" */
-	const char *bos;     /* a special token at the very start; left out when the model has none */
+	const char *bos;     /* a special token at the very start, left out when the model has none;
+	                        NULL: the model's own begin token */
 	const char *system_open;
 	const char *system_close;
 	const char *default_system; /* what the model's own template inserts when none is given; NULL:
