@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """test_check_docs.py: pages are taken apart rightly, and an output that differs is seen."""
 
+import contextlib
 import importlib.machinery
 import importlib.util
+import io
 import pathlib
 import sys
 import unittest
@@ -86,6 +88,7 @@ class Outputs(unittest.TestCase):
     def test_ellipsis_in_a_line(self):
         self.assertTrue(docs.matches("pid | …\n", "pid | 4711\n"))
         self.assertTrue(docs.matches(" pid \n-----\n …\n", "  pid  \n-------\n 47112\n"))
+        self.assertTrue(docs.matches(" a | …\n", " a |\n"))
         self.assertFalse(docs.matches("pid | …\n", "uid | 4711\n"))
         self.assertFalse(docs.matches("a …\n", "a 1\nb\n"))
 
@@ -97,6 +100,47 @@ class Outputs(unittest.TestCase):
     def test_errors_are_seen(self):
         self.assertTrue(docs.FAILED.search("x\nERROR:  no\n"))
         self.assertFalse(docs.FAILED.search(" an ERROR: in a value\n"))
+
+
+REFERENCE = """
+```sql
+SELECT 1;
+```
+
+```
+f(a text, b text[] DEFAULT NULL,
+    c interval DEFAULT '00:01:00') → SETOF (x real, y text)
+g() → text
+```
+
+**`prepack.a`** (`integer`, default `1`, session) – words
+"""
+
+
+class Catalogue(unittest.TestCase):
+    def faults(self, functions):
+        """What check_reference finds when the catalogue holds these functions."""
+        answers = {docs.docs_catalogue.FUNCTIONS: functions,
+                   docs.docs_catalogue.SETTINGS: [("prepack.a", "integer", "1", "user")]}
+        report = docs.Report()
+        with contextlib.redirect_stdout(io.StringIO()) as words:
+            docs.docs_catalogue.check_reference(REFERENCE, lambda query: answers.get(query, []), report)
+        return words.getvalue().splitlines()
+
+    F = ("f", "a text, b text[] DEFAULT NULL::text[], c interval DEFAULT '00:01:00'::interval, OUT x real,"
+         " OUT y text", "SETOF record")
+
+    def test_agreement(self):
+        self.assertEqual(self.faults([self.F, ("g", "", "text")]), [])
+
+    def test_what_is_missing_or_too_much(self):
+        self.assertEqual(self.faults([self.F, ("h", "", "text")]),
+                         ["FAILED: docs/reference.md: function g() → text is documented but does not exist",
+                          "FAILED: docs/reference.md: function h() → text is not documented"])
+
+    def test_messages(self):
+        source = 'errmsg("a \\"%s\\" of " INT64_FORMAT\n " or %d%%", x), errmsg_internal("%s", y)'
+        self.assertEqual(list(docs.docs_catalogue.messages(source)), ['a "…" of … or …%'])
 
 
 if __name__ == "__main__":
