@@ -11,7 +11,11 @@ OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_pro
              src/funcs_admin.o src/funcs_rows.o src/funcs_views.o \
              src/speql/speql_lex.o src/speql/speql_block.o src/speql/speql_check.o \
              src/speql/speql_edit.o src/speql/speql_catalog.o src/speql/speql_repair.o \
-             src/speql/speql_funcs.o
+             src/speql/speql_funcs.o src/speql/speql_shared.o src/speql/speql_track.o \
+             src/speql/speql_env.o src/speql/speql_form.o src/speql/speql_match.o \
+             src/speql/speql_rewrite.o src/speql/speql_rollup.o src/speql/speql_define.o \
+             src/speql/speql_registry.o src/speql/speql_build.o src/speql/speql_scan.o \
+             src/speql/speql_plan.o src/speql/speql_tables.o
 REGRESS    = setup functions errors batch_plan permissions speql_repair
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/prepack.conf --load-extension=prepack \
              --encoding=UTF8 --no-locale

@@ -690,3 +690,48 @@ CREATE FUNCTION prepack.repair_sql(
 AS 'MODULE_PATHNAME', 'pp_repair_sql';
 COMMENT ON FUNCTION prepack.repair_sql(text, int) IS
     'what an unfinished SELECT can run as, block by block; a star marks the block under the cursor. Runs nothing';
+
+CREATE FUNCTION prepack.materialize(query text, superset boolean DEFAULT false)
+RETURNS bigint LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_materialize';
+COMMENT ON FUNCTION prepack.materialize(text, boolean) IS
+    'builds the speculative table of a finished query now; superset: one that also answers edits of its constants';
+
+CREATE FUNCTION prepack.explain_match(
+    query text, OUT table_id bigint, OUT usable boolean, OUT reason text, OUT compensation text
+) RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_explain_match';
+COMMENT ON FUNCTION prepack.explain_match(text) IS
+    'what each speculative table of the role could do for a query: the query over it, or why not';
+
+CREATE FUNCTION prepack.reset_speculation()
+RETURNS int LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_reset_speculation';
+COMMENT ON FUNCTION prepack.reset_speculation() IS
+    'forgets the speculative tables of the current role; returns how many';
+
+CREATE FUNCTION prepack.engine_speculation_tables(
+    OUT id bigint, OUT roleid oid, OUT state text, OUT kind text, OUT definition text,
+    OUT rows bigint, OUT bytes bigint, OUT built_ms float8, OUT built_at timestamptz,
+    OUT hits bigint, OUT reason text
+) RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_speculation_tables';
+COMMENT ON FUNCTION prepack.engine_speculation_tables() IS 'what the view prepack.speculation_tables shows';
+
+CREATE VIEW prepack.speculation_tables AS
+SELECT t.id, pg_catalog.pg_get_userbyid(t.roleid) AS role, t.state, t.kind, t.definition, t.rows,
+    t.bytes, t.built_ms, pg_catalog.now() OPERATOR(pg_catalog.-) t.built_at AS age, t.hits, t.reason
+FROM prepack.engine_speculation_tables() t;
+COMMENT ON VIEW prepack.speculation_tables IS
+    'speculative tables of this database: one''s own, or all for members of pg_read_all_stats';
+
+CREATE FUNCTION prepack.pg_stat_prepack_speculation(OUT name text, OUT value float8)
+RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_stat_speculation';
+COMMENT ON FUNCTION prepack.pg_stat_prepack_speculation() IS
+    'what the view prepack.pg_stat_prepack_speculation shows';
+
+CREATE VIEW prepack.pg_stat_prepack_speculation AS SELECT * FROM prepack.pg_stat_prepack_speculation();
+COMMENT ON VIEW prepack.pg_stat_prepack_speculation IS
+    'what speculation did, hits by kind, misses by reason, and the time it took and saved';
+GRANT SELECT ON prepack.speculation_tables, prepack.pg_stat_prepack_speculation TO PUBLIC;

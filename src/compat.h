@@ -31,6 +31,57 @@
 	                  GUC_ACTION_SAVE, true, 0, false)
 #endif
 
+/*
+ * 17: LockHeldByMe can ask for stronger modes, too; the predicates on process kinds were renamed.
+ */
+#if PG_VERSION_NUM >= 170000
+#define PP_LOCK_HELD_BY_ME(tag, mode) LockHeldByMe(tag, mode, false)
+#define PP_AM_AUTOVACUUM_WORKER()     AmAutoVacuumWorkerProcess()
+#else
+#define PP_LOCK_HELD_BY_ME(tag, mode) LockHeldByMe(tag, mode)
+#define PP_AM_AUTOVACUUM_WORKER()     IsAutoVacuumWorkerProcess()
+#endif
+
+/* 16: flatten_join_alias_vars takes the planner's state, NULL outside of it. */
+#if PG_VERSION_NUM >= 160000
+#define PP_FLATTEN_JOIN_ALIASES(query, node) flatten_join_alias_vars(NULL, query, node)
+#else
+#define PP_FLATTEN_JOIN_ALIASES(query, node) flatten_join_alias_vars(query, node)
+#endif
+
+/* 18: grouping expressions are Vars of a range table entry of their own. */
+#if PG_VERSION_NUM >= 180000
+#define PP_HAS_GROUP_RTE(query)        ((query)->hasGroupRTE)
+#define PP_FLATTEN_GROUPS(query, node) flatten_group_exprs(NULL, query, node)
+#define PP_CLEAR_GROUP_RTE(query)      ((query)->hasGroupRTE = false)
+#else
+#define PP_HAS_GROUP_RTE(query)        false
+#define PP_FLATTEN_GROUPS(query, node) (node)
+#define PP_CLEAR_GROUP_RTE(query)      ((void) 0)
+#endif
+
+/* 16: permissions moved from range table entries to a list of their own. */
+#if PG_VERSION_NUM >= 160000
+#define PP_CLEAR_PERMISSIONS(query, rte)  ((rte)->perminfoindex = 0)
+#define PP_CLEAR_PERMISSION_LIST(query)   ((query)->rteperminfos = NIL)
+#define PP_COPY_PERMISSION_LIST(to, from) ((to)->rteperminfos = copyObject((from)->rteperminfos))
+#define PP_VAR_NULLING_RELS(var)          (&(var)->varnullingrels)
+#else
+#define PP_CLEAR_PERMISSIONS(query, rte) \
+	((rte)->requiredPerms = 0, (rte)->checkAsUser = InvalidOid, (rte)->selectedCols = NULL, \
+	 (rte)->insertedCols = NULL, (rte)->updatedCols = NULL, (rte)->extraUpdatedCols = NULL)
+#define PP_CLEAR_PERMISSION_LIST(query)   ((void) 0)
+#define PP_COPY_PERMISSION_LIST(to, from) ((void) 0)
+#define PP_VAR_NULLING_RELS(var)          ((Bitmapset **) NULL)
+#endif
+
+/* 18: an executor run is always the only one of its query. */
+#if PG_VERSION_NUM >= 180000
+#define PP_STANDARD_EXECUTOR_RUN(desc) standard_ExecutorRun(desc, ForwardScanDirection, 0)
+#else
+#define PP_STANDARD_EXECUTOR_RUN(desc) standard_ExecutorRun(desc, ForwardScanDirection, 0, true)
+#endif
+
 /* 18: the module magic block carries name and version. */
 #if PG_VERSION_NUM >= 180000
 #define PP_MODULE_MAGIC(name_, version_) PG_MODULE_MAGIC_EXT(.name = name_, .version = version_)

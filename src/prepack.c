@@ -13,6 +13,11 @@
 
 #include "batch.h"
 #include "compat.h"
+#include "speql/speql_plan.h"
+#include "speql/speql_registry.h"
+#include "speql/speql_scan.h"
+#include "speql/speql_shared.h"
+#include "speql/speql_track.h"
 #include "stats.h"
 
 PP_MODULE_MAGIC("prepack", PP_VERSION);
@@ -27,10 +32,15 @@ _PG_init(void)
 
 	pp_define_gucs(preloading);
 	pp_batch_install();
+	speql_scan_install();
+	speql_plan_install();
 	if (!preloading)
 		return;
 	pp_shmem_install();
 	pp_stats_install();
+	speql_shared_install();
+	speql_track_install();
+	speql_registry_install();
 
 	/* pg_upgrade starts the server to copy catalogs: no engine is wanted then. */
 	if (!IsBinaryUpgrade)

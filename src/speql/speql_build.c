@@ -1,0 +1,460 @@
+/*
+ * speql_build.c: creates, fills and analyses one speculative table.
+ *
+ * The table belongs to the extension's owner and is a member of the extension: it is in no dump,
+ * and DROP EXTENSION takes it along. Its rows are read as the typing role, under restricted
+ * operation, so that nothing the role may not see or do happens here.
+ *
+ * The order is that of the freshness protocol (speql_track.h): track, wait for unseen writers, take
+ * one snapshot, read everything under it.
+ */
+#include "speql_build.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
+#include "catalog/toasting.h"
+#include "commands/extension.h"
+#include "commands/tablecmds.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/planner.h"
+#include "parser/analyze.h"
+#include "storage/bufmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "speql_registry.h"
+#include "speql_track.h"
+
+#define CHARGE_STEP (128 * 1024) /* bytes that are charged to the quota at once */
+#define ROW_BYTES   (SizeofHeapTupleHeader + sizeof(ItemIdData) + 8)
+
+/*
+ * ---- what it depends on
+ * --------------------------------------------------------------------------
+ */
+
+/* The relations that a definition reads, with all partitions and children. */
+static List *
+all_relations(const Query *definition)
+{
+	SpeqlReason reason;
+	List *all = NIL;
+	ListCell *lc;
+
+	foreach (lc, speql_relations(definition, &reason))
+		all =
+		    list_concat_unique_oid(all, find_all_inheritors(lfirst_oid(lc), AccessShareLock, NULL));
+	return all;
+}
+
+/* True when every relation of a list is an ordinary heap whose writers can be tracked. */
+static bool
+all_tracked_kind(List *relids)
+{
+	ListCell *lc;
+
+	foreach (lc, relids)
+	{
+		char kind = get_rel_relkind(lfirst_oid(lc));
+
+		if (kind != RELKIND_RELATION && kind != RELKIND_MATVIEW &&
+		    kind != RELKIND_PARTITIONED_TABLE)
+			return false;
+	}
+	return true;
+}
+
+/* Collects functions that users made. */
+static bool
+function_walker(Oid function, void *context)
+{
+	List **functions = context;
+
+	if (function >= FirstNormalObjectId)
+		*functions = list_append_unique_oid(*functions, function);
+	return false;
+}
+
+/* Walker over queries and expressions. */
+static bool
+functions_walker(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	(void) check_functions_in_node(node, function_walker, context);
+	if (IsA(node, Query))
+		return query_tree_walker(castNode(Query, node), functions_walker, context, 0);
+	return expression_tree_walker(node, functions_walker, context);
+}
+
+/* Notes the versions of a definition's functions; false when there are too many. */
+static bool
+note_functions(SpeqlTable *table, const Query *definition)
+{
+	List *functions = NIL;
+	ListCell *lc;
+
+	(void) functions_walker((Node *) unconstify(Query *, definition), &functions);
+	if (list_length(functions) > SPEQL_FUNCS_MAX)
+		return false;
+	foreach (lc, functions)
+	{
+		HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(lfirst_oid(lc)));
+		SpeqlFuncDep *dep = &table->funcs[table->n_funcs++];
+
+		if (!HeapTupleIsValid(tuple))
+			return false;
+		dep->oid = lfirst_oid(lc);
+		dep->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+		dep->tid = tuple->t_self;
+		ReleaseSysCache(tuple);
+	}
+	return true;
+}
+
+/* Tracks what the definition reads. */
+static bool
+track(SpeqlTable *table, List *relids)
+{
+	Oid oids[SPEQL_DEPS_MAX];
+	ListCell *lc;
+	int n = 0;
+
+	if (list_length(relids) > SPEQL_DEPS_MAX || relids == NIL)
+		return false;
+	foreach (lc, relids)
+		oids[n++] = lfirst_oid(lc);
+	if (!speql_track_begin(oids, n, table->deps))
+		return false;
+	table->n_deps = n;
+	speql_track_wait(table->deps, n);
+	return true;
+}
+
+/*
+ * ---- the table
+ * -------------------------------------------------------------------------------------
+ */
+
+/* The extension and its owner. */
+static Oid
+extension_owner(Oid *extension)
+{
+	Relation rel = table_open(ExtensionRelationId, AccessShareLock);
+	Oid owner = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	*extension = get_extension_oid("prepack", false);
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+	            ObjectIdGetDatum(*extension));
+	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return owner;
+}
+
+/* The CREATE UNLOGGED TABLE of a definition. */
+static CreateStmt *
+create_statement(const Query *definition, const char *name)
+{
+	CreateStmt *create = makeNode(CreateStmt);
+	ListCell *lc;
+
+	create->relation = makeRangeVar("prepack", pstrdup(name), -1);
+	create->relation->relpersistence = RELPERSISTENCE_UNLOGGED;
+	create->oncommit = ONCOMMIT_NOOP;
+	create->options =
+	    list_make1(makeDefElem("autovacuum_enabled", (Node *) makeString("false"), -1));
+	foreach (lc, definition->targetList)
+	{
+		Node *expr = (Node *) lfirst_node(TargetEntry, lc)->expr;
+		char *column = psprintf("c%d", foreach_current_index(lc) + 1);
+
+		create->tableElts =
+		    lappend(create->tableElts,
+		            makeColumnDef(column, exprType(expr), exprTypmod(expr), exprCollation(expr)));
+	}
+	return create;
+}
+
+/* Creates the table, as the extension's owner. */
+static Oid
+create_table(const Query *definition, const char *name)
+{
+	Oid extension, owner = extension_owner(&extension), user;
+	ObjectAddress address, member = {.classId = ExtensionRelationId};
+	int sec_context;
+
+	GetUserIdAndSecContext(&user, &sec_context);
+	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	address =
+	    DefineRelation(create_statement(definition, name), RELKIND_RELATION, owner, NULL, NULL);
+	CommandCounterIncrement();
+	NewRelationCreateToastTable(address.objectId, (Datum) 0);
+	member.objectId = extension;
+	recordDependencyOn(&address, &member, DEPENDENCY_EXTENSION);
+	SetUserIdAndSecContext(user, sec_context);
+	CommandCounterIncrement();
+	return address.objectId;
+}
+
+/*
+ * ---- its rows
+ * ---------------------------------------------------------------------------------------
+ */
+
+/* A receiver that writes rows into the table and counts bytes. */
+typedef struct Filler
+{
+	DestReceiver receiver; /* first */
+	SpeqlTable *table;
+	Relation rel;
+	CommandId cid;
+	BulkInsertState bulk;
+	double rows;
+	int64 uncharged;
+	bool over_quota;
+} Filler;
+
+/* Nothing to do: the relation is open. */
+static void
+filler_startup(DestReceiver *self, int operation, TupleDesc desc)
+{
+}
+
+/* Takes a row; false ends the run when the quota is used up. */
+static bool
+filler_receive(TupleTableSlot *slot, DestReceiver *self)
+{
+	Filler *f = (Filler *) self;
+
+	slot_getallattrs(slot);
+	f->uncharged += ROW_BYTES + heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values,
+	                                                   slot->tts_isnull);
+	if (f->uncharged >= CHARGE_STEP || f->rows == 0)
+	{
+		if (!speql_registry_charge(f->table, f->uncharged))
+		{
+			f->over_quota = true;
+			return false;
+		}
+		f->uncharged = 0;
+	}
+	table_tuple_insert(f->rel, slot, f->cid, TABLE_INSERT_SKIP_FSM, f->bulk);
+	f->rows++;
+	return true;
+}
+
+/* Ends the inserts. */
+static void
+filler_shutdown(DestReceiver *self)
+{
+	Filler *f = (Filler *) self;
+
+	FreeBulkInsertState(f->bulk);
+	table_finish_bulk_insert(f->rel, TABLE_INSERT_SKIP_FSM);
+}
+
+/* Runs a plan into the table, under restricted operation. */
+static void
+fill(Filler *f, PlannedStmt *plan, Snapshot snapshot)
+{
+	QueryDesc *desc;
+	Oid user;
+	int sec_context;
+
+	GetUserIdAndSecContext(&user, &sec_context);
+	SetUserIdAndSecContext(user, sec_context | SECURITY_RESTRICTED_OPERATION);
+	desc = CreateQueryDesc(plan, "", snapshot, InvalidSnapshot, &f->receiver, NULL, NULL, 0);
+	/* Not the hooks: no statistics of what nobody asked for. */
+	standard_ExecutorStart(desc, 0);
+	PP_STANDARD_EXECUTOR_RUN(desc);
+	standard_ExecutorFinish(desc);
+	standard_ExecutorEnd(desc);
+	FreeQueryDesc(desc);
+	SetUserIdAndSecContext(user, sec_context);
+}
+
+/* Brings the charge to what the table takes on disk. */
+static bool
+charge_real_size(SpeqlTable *table, Relation rel)
+{
+	Oid toast = rel->rd_rel->reltoastrelid;
+	int64 bytes = (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+
+	if (OidIsValid(toast))
+	{
+		Relation toast_rel = table_open(toast, AccessShareLock);
+
+		bytes += (int64) RelationGetNumberOfBlocks(toast_rel) * BLCKSZ;
+		table_close(toast_rel, AccessShareLock);
+	}
+	return speql_registry_charge(table, bytes - table->bytes);
+}
+
+/* Gathers statistics, as the owner. */
+static void
+analyse_table(const char *name)
+{
+	Oid extension, owner = extension_owner(&extension), user;
+	int sec_context;
+
+	GetUserIdAndSecContext(&user, &sec_context);
+	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	SPI_connect();
+	if (SPI_execute(psprintf("ANALYZE prepack.%s", quote_identifier(name)), false, 0) < 0)
+		elog(ERROR, "could not analyze speculative table \"%s\"", name);
+	SPI_finish();
+	SetUserIdAndSecContext(user, sec_context);
+}
+
+/*
+ * ---- all together
+ * ---------------------------------------------------------------------------------------
+ */
+
+/* Stores what the registry keeps of the definition; false when there is no room. */
+static bool
+describe(SpeqlTable *table, Query *definition, Snapshot snapshot)
+{
+	char *text = nodeToString(definition);
+	char *sql = pg_get_querydef(copyObject(definition), false);
+	Size size = EstimateSnapshotSpace(snapshot);
+	char *serialised = palloc(size);
+
+	SerializeSnapshot(snapshot, serialised);
+	table->definition = speql_store(text, strlen(text) + 1);
+	table->sql = speql_store(sql, strlen(sql) + 1);
+	table->snapshot = speql_store(serialised, size);
+	return DsaPointerIsValid(table->definition) && DsaPointerIsValid(table->sql) &&
+	       DsaPointerIsValid(table->snapshot);
+}
+
+/* Analyses and rewrites a SELECT. */
+Query *
+speql_analyse(const char *sql)
+{
+	List *raw = pg_parse_query(sql);
+	List *queries;
+
+	if (list_length(raw) != 1 || !IsA(linitial_node(RawStmt, raw)->stmt, SelectStmt))
+		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR), errmsg("not a single SELECT")));
+	queries = pg_analyze_and_rewrite_fixedparams(linitial_node(RawStmt, raw), sql, NULL, 0, NULL);
+	if (list_length(queries) != 1 || linitial_node(Query, queries)->commandType != CMD_SELECT)
+		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR), errmsg("not a single SELECT")));
+	return linitial_node(Query, queries);
+}
+
+/* Plans a definition for its estimates. */
+SpeqlEstimate
+speql_estimate(Query *definition)
+{
+	PlannedStmt *plan = standard_planner(copyObject(definition), "", CURSOR_OPT_PARALLEL_OK, NULL);
+	SpeqlEstimate e = {.rows = plan->planTree->plan_rows, .cost = plan->planTree->total_cost};
+
+	e.bytes = e.rows * (plan->planTree->plan_width + ROW_BYTES);
+	return e;
+}
+
+/* Runs the definition into a new table. */
+static bool
+build_rows(SpeqlTable *table, Query *definition, const char **problem)
+{
+	char *name = speql_table_name(table->id);
+	TimestampTz start = GetCurrentTimestamp();
+	Filler f = {.receiver = {.receiveSlot = filler_receive,
+	                         .rStartup = filler_startup,
+	                         .rShutdown = filler_shutdown,
+	                         .rDestroy = filler_shutdown,
+	                         .mydest = DestIntoRel},
+	            .table = table};
+	PlannedStmt *plan;
+	Snapshot snapshot;
+	bool fits;
+
+	table->relid = create_table(definition, name);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(snapshot);
+	plan = standard_planner(copyObject(definition), "", CURSOR_OPT_PARALLEL_OK, NULL);
+	table->cost = plan->planTree->total_cost;
+	f.rel = table_open(table->relid, RowExclusiveLock);
+	f.cid = GetCurrentCommandId(true);
+	f.bulk = GetBulkInsertState();
+	fill(&f, plan, snapshot);
+	CommandCounterIncrement();
+	fits = !f.over_quota && charge_real_size(table, f.rel) && describe(table, definition, snapshot);
+	table_close(f.rel, NoLock);
+	PopActiveSnapshot();
+	UnregisterSnapshot(snapshot);
+	if (!fits)
+	{
+		*problem = f.over_quota ? "quota" : "no shared memory";
+		return false;
+	}
+	table->rows = f.rows;
+	table->next_xid = ReadNextFullTransactionId();
+	table->built_at = table->used_at = GetCurrentTimestamp();
+	table->build_ms = (table->built_at - start) / 1000.0;
+	analyse_table(name);
+	return true;
+}
+
+/* Builds a table. */
+uint64
+speql_build(Query *definition, SpeqlTableKind kind, uint64 env, const char **problem)
+{
+	List *relids = all_relations(definition);
+	SpeqlTable *table;
+
+	Assert(GetCurrentTransactionNestLevel() == 1);
+	*problem = "registry is full";
+	table = speql_registry_reserve(kind, env);
+	if (table == NULL)
+		return 0;
+	speql_registry_publish_at_commit(table);
+	*problem = "tables cannot be tracked";
+	if (!all_tracked_kind(relids) || !note_functions(table, definition) || !track(table, relids))
+		return 0;
+	if (!build_rows(table, definition, problem))
+	{
+		ObjectAddress object = {.classId = RelationRelationId, .objectId = table->relid};
+
+		/* Without a definition the commit forgets the row. */
+		LWLockAcquire(speql_shared->lock, LW_EXCLUSIVE);
+		speql_release(&table->definition);
+		LWLockRelease(speql_shared->lock);
+		performDeletion(&object, DROP_CASCADE,
+		                PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY |
+		                    PERFORM_DELETION_SKIP_EXTENSIONS);
+		return 0;
+	}
+	pg_atomic_fetch_add_u64(&speql_shared->counters.n_builds, 1);
+	pg_atomic_fetch_add_u64(&speql_shared->counters.built_us, (uint64) (table->build_ms * 1000));
+	return table->id;
+}

@@ -1,0 +1,35 @@
+/*
+ * speql_build.h: builds speculative tables, in a worker or in the session that asks for it.
+ */
+#ifndef SPEQL_BUILD_H
+#define SPEQL_BUILD_H
+
+#include "speql_match.h"
+#include "speql_shared.h"
+
+/* What is about to be built, after planning and before running. */
+typedef struct SpeqlEstimate
+{
+	double rows;
+	double bytes;
+	double cost; /* of the plan */
+} SpeqlEstimate;
+
+/*
+ * A SELECT, analysed and rewritten as the current role, ready for speql_form() and speql_define().
+ * Raises an error when it is no such statement; its locks are held until the transaction ends.
+ */
+extern Query *speql_analyse(const char *sql);
+
+/* The plan's estimate for a definition. */
+extern SpeqlEstimate speql_estimate(Query *definition);
+
+/*
+ * Builds a table for a definition in the current (top-level) transaction, as the current role, and
+ * returns its id; 0 when the registry, the tracking or the quota has no room, with *problem. It can
+ * be used once the transaction commits. Errors of the definition itself (a division by zero, a
+ * cancel) are raised: the transaction's abort forgets the table.
+ */
+extern uint64 speql_build(Query *definition, SpeqlTableKind kind, uint64 env, const char **problem);
+
+#endif /* SPEQL_BUILD_H */

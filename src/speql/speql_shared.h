@@ -1,0 +1,242 @@
+/*
+ * speql_shared.h: what speculation keeps in shared memory.
+ *
+ *	tracked		relations that some speculative table was built from, each with a ring of the
+ *				transactions that wrote it (speql_track.c)
+ *	tables		the registry of speculative tables (speql_registry.c)
+ *	sessions	the texts that people are typing, one worker each (speql_feed.c)
+ *
+ * Everything is bounded and of fixed size but for texts, definitions and results, which lie in one
+ * DSA area of limited size. A restart of the server empties all of it; the tables that it leaves on
+ * disk are dropped by the first worker of each database.
+ *
+ * Locks: `lock` protects registry and sessions, `track_lock` the list of tracked relations, the
+ * spinlock of a tracked relation its ring. Order: lock → track_lock → spinlock. Nothing that can
+ * wait or fail for lack of memory is done under track_lock or a spinlock.
+ */
+#ifndef SPEQL_SHARED_H
+#define SPEQL_SHARED_H
+
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/itemptr.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/dsa.h"
+
+#define SPEQL_TRACKED_MAX  128  /* relations */
+#define SPEQL_RING         1024 /* writers kept of each; more since a build make its table stale */
+#define SPEQL_TABLES_MAX   256
+#define SPEQL_DEPS_MAX     48 /* relations that one table may be built from, partitions included */
+#define SPEQL_FUNCS_MAX    8  /* functions of users that one table's definition may call */
+#define SPEQL_SESSIONS_MAX 64
+#define SPEQL_BLOCKS_MAX   16 /* blocks of a text that get a preview */
+
+/* A relation whose writers are noted. */
+typedef struct SpeqlTracked
+{
+	Oid dbid; /* InvalidOid: free */
+	Oid relid;
+	int n_users;         /* tables that depend on it */
+	uint64 registration; /* tells one use of this slot from the next */
+	slock_t mutex;       /* protects what follows */
+	uint64 n_writers;    /* appended to the ring so far */
+	FullTransactionId ring[SPEQL_RING];
+} SpeqlTracked;
+
+/* A relation that a table was built from. */
+typedef struct SpeqlDep
+{
+	Oid relid;
+	int slot; /* of tracked[] */
+	uint64 registration;
+	uint64 since; /* n_writers when the build began */
+} SpeqlDep;
+
+/* A function of a user that a definition calls: the very version of it. */
+typedef struct SpeqlFuncDep
+{
+	Oid oid;
+	TransactionId xmin;
+	ItemPointerData tid;
+} SpeqlFuncDep;
+
+typedef enum SpeqlTableState
+{
+	SPEQL_TABLE_FREE,
+	SPEQL_TABLE_BUILDING,
+	SPEQL_TABLE_READY,
+	SPEQL_TABLE_DEAD /* never used again; to be dropped from disk */
+} SpeqlTableState;
+
+/* What a table holds, with respect to the block that it was built for. */
+typedef enum SpeqlTableKind
+{
+	SPEQL_KIND_EXACT,   /* the block's rows */
+	SPEQL_KIND_SUPERSET /* without a condition, or in finer groups */
+} SpeqlTableKind;
+
+typedef struct SpeqlTable
+{
+	uint64 id; /* never used twice */
+	SpeqlTableState state;
+	SpeqlTableKind kind;
+	Oid dbid;
+	Oid roleid;  /* who typed; nobody else may use it */
+	uint64 env;  /* hash of the settings that results depend on */
+	Oid relid;   /* the table itself */
+	int builder; /* pid while building */
+	int n_deps;
+	SpeqlDep deps[SPEQL_DEPS_MAX];
+	int n_funcs;
+	SpeqlFuncDep funcs[SPEQL_FUNCS_MAX];
+	dsa_pointer definition;     /* nodeToString of the Query */
+	dsa_pointer sql;            /* the same for people */
+	dsa_pointer snapshot;       /* serialised: what the build saw */
+	FullTransactionId next_xid; /* when it was built */
+	TimestampTz built_at;
+	TimestampTz used_at;
+	double build_ms;
+	double cost; /* of the definition's own plan, in planner units */
+	double rows;
+	int64 bytes;
+	int64 n_hits;
+	double saved_ms; /* estimated from costs */
+} SpeqlTable;
+
+typedef enum SpeqlSessionState
+{
+	SPEQL_SESSION_FREE,
+	SPEQL_SESSION_STARTING,
+	SPEQL_SESSION_LIVE
+} SpeqlSessionState;
+
+/* The preview of one block. */
+typedef struct SpeqlPreview
+{
+	char block[NAMEDATALEN];
+	char state[16]; /* ready, running, invalid, skipped, failed */
+	bool sampled;
+	bool under_cursor;
+	dsa_pointer sql;
+	dsa_pointer columns; /* jsonb text */
+	dsa_pointer rows;    /* jsonb text */
+	int64 n_rows;
+	int64 total_rows; /* −1: unknown */
+	double elapsed_ms;
+	uint64 table_id; /* 0: none */
+} SpeqlPreview;
+
+/* A text that someone types. */
+typedef struct SpeqlSession
+{
+	SpeqlSessionState state;
+	Oid dbid;
+	Oid roleid;
+	int feeder;        /* pid of the backend that feeds it */
+	int worker;        /* pid, 0 until it runs */
+	Latch *latch;      /* of the worker */
+	uint64 id;         /* of the newest text */
+	uint64 done_id;    /* all work for it is finished */
+	uint64 results_id; /* of the text that completions and previews are of */
+	dsa_pointer text;
+	int text_len;
+	int cursor;           /* byte offset */
+	dsa_pointer settings; /* see speql_env.c */
+	uint64 env;
+	TimestampTz fed_at;
+	dsa_pointer anchor;      /* what the running build needs to find in a newer text */
+	bool cancel;             /* stop what runs */
+	dsa_pointer completions; /* serialised rows, see speql_predict.c */
+	int n_completions;
+	int n_previews;
+	SpeqlPreview previews[SPEQL_BLOCKS_MAX];
+} SpeqlSession;
+
+/* Why a table was not used, or that it was: the counters' index. Texts in speql_registry.c. */
+typedef enum SpeqlReason
+{
+	SPEQL_OK_EXACT,
+	SPEQL_OK_RANGE,
+	SPEQL_OK_ROLLUP,
+	SPEQL_R_TABLES,     /* reads a table that the query does not */
+	SPEQL_R_OUTER_JOIN, /* outer joins differ */
+	SPEQL_R_SUBQUERY,   /* a subquery in FROM differs */
+	SPEQL_R_EQUALITY,   /* a join condition of the table is not in the query */
+	SPEQL_R_RANGE,      /* a condition of the table is not implied by the query */
+	SPEQL_R_COLUMN,     /* a column is needed that the table does not have */
+	SPEQL_R_GROUPING,   /* grouped more coarsely than the query */
+	SPEQL_R_AGGREGATE,  /* an aggregate cannot be derived */
+	SPEQL_R_HAVING,
+	SPEQL_R_DISTINCT,
+	SPEQL_R_WINDOW,
+	SPEQL_R_SET_OPERATION,
+	SPEQL_R_VOLATILE,
+	SPEQL_R_ROW_SECURITY,
+	SPEQL_R_NOT_READ_ONLY,
+	SPEQL_R_COST,        /* the plan without it is cheaper */
+	SPEQL_R_ENVIRONMENT, /* role or settings differ */
+	SPEQL_R_FUNCTION,    /* a function was redefined */
+	SPEQL_R_STALE,       /* a relation was written since */
+	SPEQL_R_OWN_CHANGES, /* by this very transaction */
+	SPEQL_R_SNAPSHOT,    /* the query's snapshot is older than the table */
+	SPEQL_R_OVERFLOW,    /* more writers than are kept */
+	SPEQL_R_ISOLATION,   /* serializable */
+	SPEQL_R_GONE,        /* dropped meanwhile */
+	SPEQL_N_REASONS
+} SpeqlReason;
+
+/* Counters of speculation, of the whole server. */
+typedef struct SpeqlCounters
+{
+	pg_atomic_uint64 n_feeds;
+	pg_atomic_uint64 n_repairs;
+	pg_atomic_uint64 n_completions;
+	pg_atomic_uint64 n_previews;
+	pg_atomic_uint64 n_builds;
+	pg_atomic_uint64 n_cancelled;
+	pg_atomic_uint64 built_us;
+	pg_atomic_uint64 wasted_us; /* of tables that went without a hit, of cancelled builds */
+	pg_atomic_uint64 saved_us;
+	pg_atomic_uint64 reasons[SPEQL_N_REASONS];
+} SpeqlCounters;
+
+typedef struct SpeqlShared
+{
+	LWLock *lock;
+	LWLock *track_lock;
+	pg_atomic_uint32 n_tracked; /* read without a lock: 0 means nothing to do at commit */
+	pg_atomic_uint32 n_ready;   /* read without a lock: 0 means nothing to match */
+	uint64 next_table;
+	uint64 next_feed;
+	uint64 next_registration;
+	uint64 epoch; /* of this life of the server; names of tables carry it */
+	int64 bytes;  /* of all tables, building ones included */
+	SpeqlCounters counters;
+	SpeqlTracked tracked[SPEQL_TRACKED_MAX];
+	SpeqlTable tables[SPEQL_TABLES_MAX];
+	SpeqlSession sessions[SPEQL_SESSIONS_MAX];
+} SpeqlShared;
+
+extern SpeqlShared *speql_shared; /* NULL: not preloaded */
+
+/* Hooks for the shared memory; called while preloading. */
+extern void speql_shared_install(void);
+
+/* The area for what has no fixed size. Attached on first use and for good. */
+extern dsa_area *speql_area(void);
+
+/* A copy of bytes in the area; InvalidDsaPointer when there is no room. Freed by dsa_free. */
+extern dsa_pointer speql_store(const void *data, Size size);
+
+/* Frees a piece and forgets it. */
+extern void speql_release(dsa_pointer *piece);
+
+/* The text at a piece, or NULL. Valid as long as the caller holds `lock`. */
+extern const char *speql_text(dsa_pointer piece);
+
+#endif /* SPEQL_SHARED_H */
