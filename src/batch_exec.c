@@ -532,7 +532,7 @@ static void
 store_row(BatchState *state, Batch *batch)
 {
 	TupleTableSlot *slot = state->css.ss.ss_ScanTupleSlot;
-	int i_row = batch->next++;
+	int i_row = batch->next;
 
 	ExecClearTuple(slot);
 	ExecStoreMinimalTuple(batch->tuples[i_row], state->outer_slot, false);
@@ -548,6 +548,7 @@ store_row(BatchState *state, Batch *batch)
 		slot->tts_isnull[state->n_outer + i] = cell->isnull;
 	}
 	ExecStoreVirtualTuple(slot);
+	batch->next++;
 	state->n_done++;
 }
 
