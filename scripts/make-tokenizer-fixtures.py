@@ -379,6 +379,7 @@ def wordpiece_vocabulary(normalizer, pre, names, size):
     for line in TRAIN:
         for word, _ in pre.pre_tokenize_str(normalizer.normalize_str(line)):
             counts.update((i > 0, word[i:k]) for i in range(len(word)) for k in range(i + 1, len(word) + 1))
+    counts.update([(False, "\u2581"), (True, "\u2581")])  # GGUF writes its own mark that way
     letters = sorted(piece for piece in counts if len(piece[1]) == 1)
     longer = sorted((piece for piece in counts if len(piece[1]) > 1),
                     key=lambda piece: (-counts[piece] * len(piece[1]), piece))
@@ -489,9 +490,35 @@ class SpmReference:
         return self.sp.decode(ids)
 
 
+class SpmPairReference(SpmReference):
+    """The same for Unigram, with the other tokenizer's template around it: ids go in as words."""
+
+    def __init__(self, sp, t):
+        super().__init__(sp)
+        self.other = t
+        self.t = Tokenizer(models.WordLevel({str(i): i for i in range(sp.vocab_size())}))
+        self.t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        self.t.post_processor = t.post_processor
+
+    def words(self, text):
+        return " ".join(map(str, self.encode(text)))
+
+    def decode(self, ids):
+        return self.other.decode(ids, skip_special_tokens=True)
+
+    def encode_template(self, text):
+        return self.t.encode(self.words(text)).ids
+
+    def encode_pair(self, a, b, max_tokens):
+        self.t.enable_truncation(max_tokens, strategy="longest_first")
+        e = self.t.encode(self.words(a), self.words(b))
+        self.t.no_truncation()
+        return e.ids + e.type_ids
+
+
 def pairs_of(reference, texts):
     """Hashes of ids and types of the pairs; none where the reference has no template for pairs."""
-    if not isinstance(reference, Reference) or reference.t.post_processor is None:
+    if not hasattr(reference, "encode_pair") or reference.t.post_processor is None:
         return []
     if reference.t.num_special_tokens_to_add(True) == 0:
         return []
@@ -505,6 +532,7 @@ def cases_of(reference, texts, ranges, runs=True):
            "decoded": [word(fnv(reference.decode(i).encode())) for i in plain]}
     if isinstance(reference, Reference):
         out["special"] = [word(hash_ids(reference.encode_special(t))) for t in texts]
+    if hasattr(reference, "encode_template"):
         out["template"] = [word(hash_ids(reference.encode_template(t))) for t in texts[:12]]
     out["pairs"] = pairs_of(reference, texts)
     if runs:
@@ -761,7 +789,7 @@ def make(models_folder, out):
     references = {name + ".json": Reference(t) for name, t in tokenizers.items()}
     references["llama.gguf"] = SpmReference(sp_bpe)
     references["bert.gguf"] = references["bert.json"]
-    references["unigram.gguf"] = references["unigram-trim.json"]
+    references["unigram.gguf"] = SpmPairReference(sp_unigram, tokenizers["unigram-trim"])
     real = {}
     if (models_folder / "smollm2-135m.gguf").exists():
         real["smollm2-135m.gguf"] = Reference(smollm2(models_folder / "smollm2-135m.gguf"))

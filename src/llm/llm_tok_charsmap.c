@@ -46,10 +46,15 @@ offset_of(uint32_t unit)
 	return (unit >> 10) << ((unit & (1u << 9)) >> 6);
 }
 
-/* The replacement of the shortest key at the front of s; NULL when there is none. */
+/*
+ * The replacement of a key at the front of s, and the key's length: the longest one where the map
+ * asks for it, else the shortest. NULL when there is none.
+ */
 static const char *
-look_up(const tok_norm *norm, const char *s, size_t n)
+look_up(const tok_norm *norm, const char *s, size_t n, size_t *length)
 {
+	size_t offset = 4 + (size_t) trie_bytes(norm->from);
+	const char *found = NULL;
 	uint32_t unit;
 	uint32_t at = 0;
 
@@ -60,29 +65,55 @@ look_up(const tok_norm *norm, const char *s, size_t n)
 	{
 		at ^= (unsigned char) s[i];
 		if (!unit_at(norm, at, &unit) || (unit & ((1u << 31) | 0xff)) != (unsigned char) s[i])
-			return NULL;
+			break;
 		at ^= offset_of(unit);
 		if ((unit >> 8) & 1)
 		{
-			size_t offset = 4 + (size_t) trie_bytes(norm->from);
+			uint32_t value;
 
-			if (!unit_at(norm, at, &unit) || (unit & 0x7fffffffu) >= norm->bytes_from - offset)
-				return NULL;
-			return norm->from + offset + (unit & 0x7fffffffu);
+			if (!unit_at(norm, at, &value) || (value & 0x7fffffffu) >= norm->bytes_from - offset)
+				break;
+			found = norm->from + offset + (value & 0x7fffffffu);
+			*length = i + 1;
+			if (!norm->longest)
+				break;
 		}
 	}
-	return NULL;
+	return found;
+}
+
+/* As SentencePiece itself: the longest key at each place, else the character as it is. */
+static llm_status
+apply_longest(const tok_norm *norm, const char *s, size_t n, tok_buffer *out, llm_error *err)
+{
+	llm_status status = LLM_OK;
+	size_t length;
+	uint32_t cp;
+
+	for (size_t i = 0; status == LLM_OK && i < n; i += length)
+	{
+		const char *to = look_up(norm, s + i, n - i, &length);
+
+		if (to == NULL)
+			length = llm_utf8_peek(s + i, n - i, &cp);
+		status = tok_put(out, to != NULL ? to : s + i, to != NULL ? strlen(to) : length, err);
+	}
+	return status;
 }
 
 /*
- * As the reference (spm_precompiled): short graphemes are looked up as a whole, and the shortest
+ * Or as tokenizers (spm_precompiled): short graphemes are looked up as a whole, and the shortest
  * key at their front replaces all of them; other graphemes character by character.
  */
 llm_status
 tok_charsmap_apply(const tok_norm *norm, const char *s, size_t n, tok_buffer *out, llm_error *err)
 {
 	llm_status status = LLM_OK;
+	size_t n_key;
 	size_t grapheme;
+
+	if (norm->longest)
+		return apply_longest(norm, s, n, out, err);
 
 	for (size_t i = 0; status == LLM_OK && i < n; i += grapheme)
 	{
@@ -91,14 +122,14 @@ tok_charsmap_apply(const tok_norm *norm, const char *s, size_t n, tok_buffer *ou
 		uint32_t cp;
 
 		grapheme = llm_utf8_grapheme(s + i, n - i);
-		if (grapheme <= GRAPHEME_BYTES_MAX && (to = look_up(norm, s + i, grapheme)) != NULL)
+		if (grapheme <= GRAPHEME_BYTES_MAX && (to = look_up(norm, s + i, grapheme, &n_key)) != NULL)
 			status = tok_put(out, to, strlen(to), err);
 		for (size_t k = i; to == NULL && status == LLM_OK && k < i + grapheme; k += length)
 		{
 			const char *single;
 
 			length = llm_utf8_peek(s + k, n - k, &cp);
-			if ((single = look_up(norm, s + k, length)) != NULL)
+			if ((single = look_up(norm, s + k, length, &n_key)) != NULL)
 				status = tok_put(out, single, strlen(single), err);
 			else
 				status = tok_put(out, s + k, length, err);

@@ -82,7 +82,8 @@ typedef struct tok_norm
 	tok_norm_kind kind;
 	llm_unicode_form form;
 	bool clean, cjk, strip_accents, lower; /* TOK_NORM_BERT */
-	bool left, right;                      /* TOK_NORM_STRIP */
+	bool left, right;                      /* TOK_NORM_STRIP: white space, or from */
+	bool longest;                          /* TOK_NORM_CHARSMAP: the longest key counts */
 	const char *from;
 	size_t bytes_from;
 	const char *to;
@@ -190,6 +191,7 @@ struct llm_tokenizer
 	int32_t byte_id[256];     /* the token of a byte; −1 */
 	int32_t unk;
 	double unk_score;   /* Unigram: of an unknown character */
+	bool single_sums;   /* Unigram: SentencePiece keeps sums in single precision */
 	const char *prefix; /* WordPiece: "##" */
 	size_t bytes_prefix;
 	uint32_t word_chars_max; /* WordPiece: longer words are unknown */

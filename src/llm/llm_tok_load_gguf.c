@@ -179,25 +179,32 @@ setup_bpe(llm_tokenizer *t, llm_weights *w, llm_error *err)
 	return status;
 }
 
-/* SentencePiece BPE: spaces are ▁, one in front of each piece unless the file says no. */
+/* Spaces are ▁, and one goes in front of the text unless the file says no. */
+static void
+add_marks(llm_tokenizer *t, llm_weights *w)
+{
+	tok_norm mark = {.to = TOK_METASPACE, .bytes_to = strlen(TOK_METASPACE)};
+
+	if (meta_flag(w, KEY("add_space_prefix"), true))
+	{
+		mark.kind = TOK_NORM_PREPEND;
+		t->norms[t->n_norms++] = mark;
+		t->strip_leading_space = true;
+	}
+	mark.kind = TOK_NORM_REPLACE;
+	mark.from = " ";
+	mark.bytes_from = 1;
+	t->norms[t->n_norms++] = mark;
+}
+
+/* SentencePiece BPE. */
 static llm_status
 setup_spm(llm_tokenizer *t, llm_weights *w)
 {
 	t->model = TOK_SPM;
 	t->byte_fallback = true;
 	t->unk = meta_id(t, w, KEY("unknown_token_id"));
-	if (meta_flag(w, KEY("add_space_prefix"), true))
-	{
-		t->norms[t->n_norms++] = (tok_norm){.kind = TOK_NORM_PREPEND,
-		                                    .to = TOK_METASPACE,
-		                                    .bytes_to = strlen(TOK_METASPACE)};
-		t->strip_leading_space = true;
-	}
-	t->norms[t->n_norms++] = (tok_norm){.kind = TOK_NORM_REPLACE,
-	                                    .from = " ",
-	                                    .bytes_from = 1,
-	                                    .to = TOK_METASPACE,
-	                                    .bytes_to = strlen(TOK_METASPACE)};
+	add_marks(t, w);
 	return LLM_OK;
 }
 
@@ -220,29 +227,38 @@ read_charsmap(llm_tokenizer *t, llm_weights *w, llm_error *err)
 			                KEY("precompiled_charsmap"));
 		bytes[i] = (char) byte;
 	}
-	t->norms[t->n_norms++] =
-	    (tok_norm){.kind = TOK_NORM_CHARSMAP, .from = bytes, .bytes_from = map->n_items};
+	t->norms[t->n_norms++] = (tok_norm){.kind = TOK_NORM_CHARSMAP,
+	                                    .longest = true,
+	                                    .from = bytes,
+	                                    .bytes_from = map->n_items};
 	return tok_charsmap_check(bytes, map->n_items, err);
 }
 
-/* Unigram as SentencePiece runs it: the map, no superfluous white space, ▁ before each word. */
+/*
+ * Unigram as SentencePiece runs it, over the whole text: the map, then no spaces at the ends nor
+ * two in a row. At the end, marks that stood in the text go, too.
+ */
 static llm_status
 setup_unigram(llm_tokenizer *t, llm_weights *w, llm_error *err)
 {
+	bool trim = meta_flag(w, KEY("remove_extra_whitespaces"), false);
 	llm_status status = read_charsmap(t, w, err);
 
 	t->model = TOK_UNIGRAM;
+	t->single_sums = true;
 	t->unk = meta_id(t, w, KEY("unknown_token_id"));
-	if (meta_flag(w, KEY("remove_extra_whitespaces"), false))
+	if (trim)
 	{
-		t->norms[t->n_norms++] = (tok_norm){.kind = TOK_NORM_STRIP, .left = true, .right = true};
+		t->norms[t->n_norms++] =
+		    (tok_norm){.kind = TOK_NORM_STRIP, .left = true, .from = " ", .bytes_from = 1};
 		t->norms[t->n_norms++] = (tok_norm){.kind = TOK_NORM_SQUEEZE, .to = " ", .bytes_to = 1};
 	}
-	t->strip_leading_space = meta_flag(w, KEY("add_space_prefix"), true);
-	t->splits[t->n_splits++] =
-	    (tok_split){.kind = TOK_SPLIT_METASPACE,
-	                .metaspace = true,
-	                .prefix = t->strip_leading_space ? TOK_PREFIX_ALWAYS : TOK_PREFIX_NEVER};
+	add_marks(t, w);
+	if (trim)
+		t->norms[t->n_norms++] = (tok_norm){.kind = TOK_NORM_STRIP,
+		                                    .right = true,
+		                                    .from = TOK_METASPACE,
+		                                    .bytes_from = strlen(TOK_METASPACE)};
 	return status;
 }
 
@@ -259,7 +275,8 @@ restore_wordpiece(llm_tokenizer *t, tok_entry *e, llm_error *err)
 	if ((e->flags & TOK_SPECIAL) ||
 	    (e->bytes >= 2 && e->text[0] == '[' && e->text[e->bytes - 1] == ']'))
 		return LLM_OK;
-	if (e->bytes >= n_mark && memcmp(e->text, TOK_METASPACE, n_mark) == 0)
+	/* A mark alone was "##▁": no word is empty. */
+	if (e->bytes > n_mark && memcmp(e->text, TOK_METASPACE, n_mark) == 0)
 	{
 		e->text += n_mark;
 		e->bytes -= (uint32_t) n_mark;

@@ -233,6 +233,22 @@ squeeze(const tok_norm *norm, const char *s, size_t n, tok_buffer *out, llm_erro
 	return status;
 }
 
+/* Drops every copy of a string at the ends. */
+static llm_status
+strip_copies(const tok_norm *norm, const char *s, size_t n, tok_buffer *out, llm_error *err)
+{
+	size_t n_copy = norm->bytes_from;
+
+	while (norm->left && n >= n_copy && memcmp(s, norm->from, n_copy) == 0)
+	{
+		s += n_copy;
+		n -= n_copy;
+	}
+	while (norm->right && n >= n_copy && memcmp(s + n - n_copy, norm->from, n_copy) == 0)
+		n -= n_copy;
+	return tok_put(out, s, n, err);
+}
+
 /* Drops white space at the ends. */
 static llm_status
 strip(const tok_norm *norm, const char *s, size_t n, tok_buffer *out, llm_error *err)
@@ -280,7 +296,8 @@ apply(const tok_norm *norm, const char *s, size_t n, bool continues, tok_scratch
 				status = tok_put(out, norm->to, norm->bytes_to, err);
 			return status == LLM_OK ? tok_put(out, s, n, err) : status;
 		case TOK_NORM_STRIP:
-			return strip(norm, s, n, out, err);
+			return norm->from != NULL ? strip_copies(norm, s, n, out, err)
+			                          : strip(norm, s, n, out, err);
 		case TOK_NORM_SQUEEZE:
 			return squeeze(norm, s, n, out, err);
 		default:

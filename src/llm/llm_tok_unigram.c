@@ -4,8 +4,9 @@
  *
  * best[i] is the best score of a segmentation of the first i bytes; from each character boundary
  * the trie of pieces is walked as far as it goes. Where no piece is exactly the next character, an
- * unknown token bridges it. Ties keep the segmentation found first, and sums are doubles added in
- * the reference's order, so that ties are the same ones.
+ * unknown token bridges it. Ties keep the segmentation found first, and sums are added in the
+ * reference's order and precision, so that ties are the same ones: tokenizers has doubles,
+ * SentencePiece floats.
  */
 #include "llm_tok_internal.h"
 
@@ -22,10 +23,12 @@ typedef struct place
 
 /* Offers a piece between two places. */
 static void
-offer(place *places, size_t from, size_t to, double score, int32_t id)
+offer(const llm_tokenizer *t, place *places, size_t from, size_t to, double score, int32_t id)
 {
 	double best = score + places[from].best;
 
+	if (t->single_sums)
+		best = (float) best;
 	if (places[to].id == NOT_REACHED || best > places[to].best)
 		places[to] = (place){.best = best, .from = (uint32_t) from, .id = id};
 }
@@ -45,11 +48,11 @@ offer_all(const llm_tokenizer *t, const char *word, size_t n, size_t from, place
 
 		if (id < 0)
 			continue;
-		offer(places, from, i + 1, t->scores[id], id);
+		offer(t, places, from, i + 1, t->scores[id], id);
 		single = single || i + 1 - from == length;
 	}
 	if (!single)
-		offer(places, from, from + length, t->unk_score, UNKNOWN);
+		offer(t, places, from, from + length, t->unk_score, UNKNOWN);
 	return from + length;
 }
 

@@ -406,7 +406,7 @@ find_unk_score(llm_tokenizer *t)
 	for (uint32_t i = 0; i < t->n_vocab; i++)
 		if (t->entries[i].text != NULL && !(t->entries[i].flags & TOK_UNUSED) && t->scores[i] < min)
 			min = t->scores[i];
-	t->unk_score = min - 10;
+	t->unk_score = t->single_sums ? (float) (min - 10) : min - 10;
 }
 
 /* Tokens that end a turn in some family, if the vocabulary has them as special tokens. */
