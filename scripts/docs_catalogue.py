@@ -1,9 +1,9 @@
 """docs_catalogue.py: the manual beside the catalogue of a server that has the extension.
 
-docs/reference.md holds every function (its signature in a block without a language, or its name in the text
-where it is only the inside of a view), every view with its columns and types, every setting with its type,
-default and context, and no other; every object has a comment. docs/troubleshooting.md holds every message
-of src/. And no page names an object of the schema that does not exist.
+The pages of docs/, above all reference.md, hold every function (its signature in a block without a language,
+or its name in the text where it is only the inside of a view), every view with its columns and types, every
+setting with its type, default and context, and no other; every object has a comment. troubleshooting.md
+holds every message of src/ and src/speql. And no page names an object of the schema that does not exist.
 """
 
 import ast
@@ -64,11 +64,11 @@ def compare(what, documented, real, report):
     """Compares two sets; every element is a check of its own."""
     for item in sorted(set(documented) | set(real)):
         words = "is not documented" if item in real else "is documented but does not exist"
-        report.check(item in real and item in documented, f"docs/reference.md: {what} {item} {words}")
+        report.check(item in real and item in documented, f"docs: {what} {item} {words}")
 
 
 def check_reference(text, rows, report):
-    """Functions, views and settings of the reference page."""
+    """Functions, views and settings."""
     written = {flat(f"{n}({a}) → {r}") for language, block in FENCE.findall(text) if not language
                for n, a, r in SIGNATURE.findall(block)}
     real = {signature_of(*row) for row in rows(FUNCTIONS)}

@@ -135,8 +135,8 @@ class Catalogue(unittest.TestCase):
 
     def test_what_is_missing_or_too_much(self):
         self.assertEqual(self.faults([self.F, ("h", "", "text")]),
-                         ["FAILED: docs/reference.md: function g() → text is documented but does not exist",
-                          "FAILED: docs/reference.md: function h() → text is not documented"])
+                         ["FAILED: docs: function g() → text is documented but does not exist",
+                          "FAILED: docs: function h() → text is not documented"])
 
     def test_messages(self):
         source = 'errmsg("a \\"%s\\" of " INT64_FORMAT\n " or %d%%", x), errmsg_internal("%s", y)'
