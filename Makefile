@@ -90,7 +90,8 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 .PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora \
         check-fuzz check-scripts models bench-llm bench-sql install install-engine uninstall clean format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
-        fuzz-grammar extension check-sql check-docs installcheck quickstart start stop env psql
+        fuzz-grammar extension check-sql check-docs check-versions installcheck quickstart \
+        start stop env psql
 
 all: engine extension           ## build the engine and the extension
 
@@ -140,6 +141,9 @@ check-sql:                      ## the extension under a temporary server; insta
 
 check-docs:                     ## every SQL example of the manual, against what is installed
 	$(RUN) --name docs scripts/check-docs
+
+check-versions:                 ## the same against PostgreSQL 17 and 18, in Debian trees of their own
+	$(RUN) --name versions "scripts/check-pg 17" "scripts/check-pg 18"
 
 installcheck:                   ## the SQL tests alone, against what is installed
 	scripts/installcheck

@@ -148,6 +148,6 @@ extern void pp_client_salt(uint8 salt[16]);
 extern bool pp_client_engine_info(PpEngineInfo *info);
 
 /* errors.c: raises engine status as an error: SQLSTATE, message, DETAIL, HINT by its kind. */
-extern void pp_raise(int status, const char *message) pg_attribute_noreturn();
+extern _Noreturn void pp_raise(int status, const char *message);
 
 #endif /* PP_CLIENT_H */

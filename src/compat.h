@@ -9,10 +9,17 @@
 
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 150000
 #error "prepack needs PostgreSQL 15 or newer"
+#endif
+
+/* 18: what extensions print into EXPLAIN is declared apart from EXPLAIN itself. */
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
 #endif
 
 /* 17: extensions name their own wait events; before, all extensions share one. */
