@@ -17,8 +17,10 @@ OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_pro
              src/speql/speql_registry.o src/speql/speql_build.o src/speql/speql_scan.o \
              src/speql/speql_plan.o src/speql/speql_tables.o
 REGRESS    = setup functions errors batch_plan permissions speql_repair
+ISOLATION  = cancel
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/prepack.conf --load-extension=prepack \
              --encoding=UTF8 --no-locale
+ISOLATION_OPTS = $(REGRESS_OPTS)
 
 PG_CONFIG ?= pg_config
 PG_CPPFLAGS = -D_GNU_SOURCE -Isrc
