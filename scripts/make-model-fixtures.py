@@ -78,6 +78,12 @@ MODELS = {
     "phi3": ("Phi3Config", "Phi3ForCausalLM",
              dict(BASE, **GQA, rope_parameters=LONG, original_max_position_embeddings=32,
                   sliding_window=9, pad_token_id=0, bos_token_id=1, eos_token_id=2), dict(gguf="phi3")),
+    "phi3-long": ("Phi3Config", "Phi3ForCausalLM",
+                  dict(BASE, **GQA, rope_parameters=dict(LONG, original_max_position_embeddings=16),
+                       original_max_position_embeddings=16, pad_token_id=0, bos_token_id=1, eos_token_id=2),
+                  dict(gguf="phi3", lengths=(17, 40))),
+    "qwen3-embed": ("Qwen3Config", "Qwen3Model", dict(BASE, **GQA, head_dim=16),
+                    dict(gguf="qwen3", pooling="last", normalise=True)),
     "bert": ("BertConfig", "BertModel", dict(BERT), dict(gguf="bert", pooling="mean", normalise=True)),
     "bert-rerank": ("BertConfig", "BertForSequenceClassification", dict(BERT, num_labels=1), dict(gguf="bert")),
     "xlmr": ("XLMRobertaConfig", "XLMRobertaModel", dict(BERT, type_vocab_size=1, layer_norm_eps=1e-5),
@@ -186,7 +192,7 @@ def save_pooling(folder, options):
     (folder / "1_Pooling").mkdir()
     json.dump({"word_embedding_dimension": D, "pooling_mode_cls_token": kind == "cls",
                "pooling_mode_mean_tokens": kind == "mean", "pooling_mode_max_tokens": False,
-               "pooling_mode_mean_sqrt_len_tokens": False}, open(folder / "1_Pooling" / "config.json", "w"))
+               "pooling_mode_lasttoken": kind == "last", "pooling_mode_mean_sqrt_len_tokens": False}, open(folder / "1_Pooling" / "config.json", "w"))
 
 
 def hidden_states(model, ids, **kw):
@@ -207,7 +213,7 @@ def hidden_states(model, ids, **kw):
 def pooled(out, options):
     """What sentence-transformers makes of the last hidden state of one text."""
     h = out.last_hidden_state[0]
-    v = h[0] if options["pooling"] == "cls" else h.mean(0)
+    v = {"cls": h[0], "mean": h.mean(0), "last": h[-1]}[options["pooling"]]
     return v / v.norm().clamp(min=1e-12) if options["normalise"] else v
 
 
@@ -217,7 +223,7 @@ def write_reference(model, path, options, generator, decoder):
     config = model.config
     bert = config.model_type == "bert"
     sequences = []
-    for n in N_SEQ:
+    for n in options.get("lengths", N_SEQ):
         ids = torch.randint(3, VOCAB, (1, n), generator=generator)
         types = torch.randint(0, 2, (1, n), generator=generator) if bert else torch.zeros_like(ids)
         kw = dict(token_type_ids=types) if bert else {}
@@ -225,7 +231,7 @@ def write_reference(model, path, options, generator, decoder):
             hidden, out = hidden_states(model, ids, **kw)
         final = out.logits[0] if hasattr(out, "logits") else pooled(out, options)
         sequences.append((ids[0], types[0], hidden, final.float()))
-    n_out = VOCAB if decoder else sequences[0][3].numel()
+    n_out = VOCAB if decoder and "pooling" not in options else sequences[0][3].numel()
     with open(path, "wb") as f:
         f.write(struct.pack("<5I", 0x46525050, len(sequences), config.num_hidden_layers, D, n_out))
         for ids, types, hidden, final in sequences:
@@ -259,6 +265,8 @@ BERT_NAMES = [("bert.", ""), ("embeddings.word_embeddings", "token_embd"),
 
 def gguf_name(name, arch):
     """The GGUF name of a tensor of a state dict."""
+    if arch == "qwen3" and not name.startswith(("model.", "lm_head")):
+        name = "model." + name
     for a, b in BERT_NAMES if arch == "bert" else DECODER_NAMES:
         name = name.replace(a, b)
     after = "post_attention_norm" if arch.startswith("gemma") else "ffn_norm"
@@ -280,6 +288,8 @@ def gguf_metadata(w, model, arch, rerank, options):
         return
     w.add_head_count_kv(c.num_key_value_heads)
     w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    if "pooling" in options:
+        w.add_pooling_type(gguf.PoolingType.LAST)
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     w.add_key_length(head_dim)
     w.add_value_length(head_dim)
@@ -383,7 +393,7 @@ def make(name, out):
     folder = out / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    decoder = model_class.endswith("CausalLM")
+    decoder = model_class.endswith("CausalLM") or model_class.startswith("Qwen3")
     tokenizer = write_tokenizer(folder, not decoder)
     save_folder(model, folder, options)
     if "pooling" in options:

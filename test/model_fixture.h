@@ -115,16 +115,16 @@ fixture_close(fixture *f)
 	memset(f, 0, sizeof(*f));
 }
 
-/* Loads a model and makes room for n_seqs sequences of n_ctx tokens. */
+/* Loads a model for a context (0: its own) and makes room for n_seqs sequences of n_ctx tokens. */
 static inline bool
-fixture_open(fixture *f, const char *path, pp_precision precision, uint32_t n_seqs, uint32_t n_ctx,
-             uint32_t max_tokens, llm_error *err)
+fixture_open_for(fixture *f, const char *path, pp_precision precision, uint32_t context,
+                 uint32_t n_seqs, uint32_t n_ctx, uint32_t max_tokens, llm_error *err)
 {
 	uint32_t n_pages;
 
 	memset(f, 0, sizeof(*f));
 	if ((f->be = pp_cpu_create(0)) == NULL ||
-	    llm_model_load(path, f->be, precision, &f->m, err) != LLM_OK ||
+	    llm_model_load(path, f->be, precision, context, &f->m, err) != LLM_OK ||
 	    llm_workspace_create(f->m, max_tokens, max_tokens, &f->ws, err) != LLM_OK)
 		return false;
 	f->pages_per_seq =
@@ -141,8 +141,16 @@ fixture_open(fixture *f, const char *path, pp_precision precision, uint32_t n_se
 	return f->has_kv;
 }
 
-/* Runs n tokens of sequence seq after n_past others; logits of all of them into out (NULL: not
- * wanted). */
+/* The same with the model's own context. */
+static inline bool
+fixture_open(fixture *f, const char *path, pp_precision precision, uint32_t n_seqs, uint32_t n_ctx,
+             uint32_t max_tokens, llm_error *err)
+{
+	return fixture_open_for(f, path, precision, 0, n_seqs, n_ctx, max_tokens, err);
+}
+
+/* Runs n tokens of sequence seq after n_past others; logits of all of them (of an
+ * embedder: the last one's state) into out (NULL: not wanted). */
 static inline llm_status
 fixture_decode(fixture *f, uint32_t seq, uint32_t n_past, const int32_t *tokens, uint32_t n,
                float *out, llm_error *err)
@@ -161,7 +169,9 @@ fixture_decode(fixture *f, uint32_t seq, uint32_t n_past, const int32_t *tokens,
 	batch.n_rows = out != NULL ? n : 0;
 	batch.rows = rows;
 	status = llm_forward_decode(f->ws, &batch, err);
-	if (status == LLM_OK && out != NULL)
+	if (status == LLM_OK && out != NULL && f->m->arch.kind == LLM_KIND_EMBED)
+		status = llm_forward_states(f->ws, &rows[n - 1], 1, out, err);
+	else if (status == LLM_OK && out != NULL)
 		status = llm_forward_logits(f->ws, 0, n, out, err);
 	free(pos);
 	free(rows);

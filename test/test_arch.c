@@ -87,7 +87,7 @@ read_changed(const char *model, const char *old, const char *new, llm_arch *arch
 	    !copy(model, "model.safetensors"))
 		status = llm_fail(err, LLM_E_INTERNAL, "\"%s\" is not in %s", old, path);
 	else if ((status = llm_weights_open(dir, &w, err)) == LLM_OK)
-		status = llm_arch_read(w, arch, err);
+		status = llm_arch_read(w, 0, arch, err);
 	llm_weights_close(w);
 	free(changed);
 	return status;
@@ -135,6 +135,8 @@ test_unknown_keys(void)
 	refused("gemma3", "\"use_bidirectional_attention\": false",
 	        "\"use_bidirectional_attention\": true", LLM_E_UNSUPPORTED,
 	        "use_bidirectional_attention");
+	refused("qwen2", OPEN, "{\"is_causal\": false,", LLM_E_UNSUPPORTED, "is_causal");
+	accepted("qwen2", OPEN, "{\"is_causal\": true,");
 	accepted("llama", OPEN, "{\"quantization_config\": null, \"residual_multiplier\": false,");
 	accepted("llama", OPEN, "{\"temperature\": 0.6, \"_name_or_path\": \"x\",");
 	accepted("bert", OPEN, "{\"pruned_heads\": {}, \"position_embedding_type\": \"absolute\",");
@@ -219,6 +221,7 @@ test_pooling(void)
 	    "{\"pooling_mode_cls_token\": true, \"pooling_mode_mean_tokens\": true}";
 	static const char max[] = "{\"pooling_mode_max_tokens\": true}";
 	static const char last[] = "{\"pooling_mode\": \"lasttoken\"}";
+	static const char mean[] = "{\"pooling_mode\": \"mean\"}";
 	static const char modules[] = "[{\"path\": \"\", \"type\": \"x.Transformer\"}, {\"path\": "
 	                              "\"p\", \"type\": \"x.Pooling\"}]";
 	static const char dense[] = "[{\"path\": \"2_Dense\", \"type\": \"x.models.Dense\"}]";
@@ -243,6 +246,13 @@ test_pooling(void)
 	refused("bert", OPEN, "{", LLM_E_UNSUPPORTED, "pooling");
 	REQUIRE(put("modules.json", dense, sizeof(dense) - 1));
 	refused("bert", OPEN, "{", LLM_E_UNSUPPORTED, "Dense");
+	REQUIRE(put("modules.json", modules, sizeof(modules) - 1));
+	REQUIRE(put("p/config.json", last, sizeof(last) - 1));
+	REQUIRE(read_changed("qwen3", NULL, NULL, &arch, &err) == LLM_OK);
+	CHECK(arch.kind == LLM_KIND_EMBED && arch.pooling == PP_POOL_LAST && arch.n_ctx == 40);
+	llm_arch_free(&arch);
+	REQUIRE(put("p/config.json", mean, sizeof(mean) - 1));
+	refused("qwen3", OPEN, "{", LLM_E_UNSUPPORTED, "lasttoken");
 	snprintf(path, sizeof(path), "%s/modules.json", dir);
 	unlink(path);
 	snprintf(path, sizeof(path), "%s/sentence_bert_config.json", dir);
@@ -277,7 +287,7 @@ read_patched(const char *model, const char *old, const char *new, llm_error *err
 	snprintf(path, sizeof(path), "%s/model.gguf", dir);
 	status = llm_weights_open(path, &w, err);
 	if (status == LLM_OK)
-		status = llm_arch_read(w, &arch, err);
+		status = llm_arch_read(w, 0, &arch, err);
 	llm_arch_free(&arch);
 	llm_weights_close(w);
 	return status;
@@ -329,7 +339,7 @@ test_tensors(void)
 		be->ops->memory_info(be, &before);
 		read_changed("llama-bias", cases[i].old, cases[i].new, &arch, &err);
 		llm_arch_free(&arch);
-		status = llm_model_load(dir, be, PP_PREC_F32, &m, &err);
+		status = llm_model_load(dir, be, PP_PREC_F32, 0, &m, &err);
 		CHECK_MSG((status == LLM_OK) == (cases[i].names == NULL), "%s: %s", cases[i].new,
 		          err.message);
 		if (cases[i].names != NULL)

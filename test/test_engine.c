@@ -515,6 +515,45 @@ test_embed(void)
 	llm_engine_destroy(e);
 }
 
+/* A decoder with a pooling embeds by its last token's state; batches and chunks change nothing. */
+static void
+test_embed_decoder(void)
+{
+	llm_engine *e = open_engine((llm_engine_params){.precision = PP_PREC_F32, .budget_tokens = 8},
+	                            "test/data/models/qwen3-embed");
+	llm_text rows[5] = {LLM_TEXT("the rain in the other plain on and on"), LLM_TEXT("a"),
+	                    LLM_TEXT("the rain in the other plain on and off"), LLM_TEXT("inner"),
+	                    LLM_TEXT("")};
+	llm_job job;
+	llm_error err;
+
+	REQUIRE(e != NULL);
+	job = job_of(LLM_JOB_EMBED, rows, 5, got);
+	REQUIRE(run(e, &job, &err) == LLM_OK);
+	CHECK(got->n_rows == 5 && got->n_values[0] == 32 && got->row_status[4] == LLM_E_RANGE);
+	for (uint32_t i = 0; i < 4; i++)
+	{
+		double norm = 0;
+
+		job = job_of(LLM_JOB_EMBED, rows + i, 1, other);
+		REQUIRE(run(e, &job, &err) == LLM_OK);
+		for (int k = 0; k < 32; k++)
+			norm += (double) other->vector[k] * other->vector[k];
+		CHECK(fabs(norm - 1) < 1e-5);
+		CHECK(memcmp(other->values[0], got->values[i], sizeof(got->values[i])) == 0);
+	}
+	job = job_of(LLM_JOB_RELEVANCE, rows, 4, got);
+	job.rows2 = rows;
+	job.n_rows2 = 1;
+	REQUIRE(run(e, &job, &err) == LLM_OK);
+	CHECK(fabsf(got->values[0][0] - 1) < 1e-5f && got->values[1][0] < 0.999f);
+	job = job_of(LLM_JOB_GENERATE, rows, 1, got);
+	CHECK(run(e, &job, &err) == LLM_E_UNSUPPORTED && strstr(err.message, "embedder") != NULL);
+	job = classify_job(0, 1, got);
+	CHECK(run(e, &job, &err) == LLM_E_UNSUPPORTED);
+	llm_engine_destroy(e);
+}
+
 /*
  * A row's error stays with the row; an argument's error refuses the job; nothing is half accepted.
  */
@@ -702,6 +741,7 @@ main(void)
 	RUN(scores);
 	RUN(salts);
 	RUN(embed);
+	RUN(embed_decoder);
 	RUN(bad_input);
 	RUN(ends_once);
 	RUN(memory_limit);

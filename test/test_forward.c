@@ -12,9 +12,9 @@
 
 #define NMSE_MAX 1e-9
 
-/* One weight file of one fixture, against its references. */
+/* One weight file of one fixture, loaded for a context (0: its own), against its references. */
 static void
-check_file(const char *folder, const char *path)
+check_file(const char *folder, const char *path, uint32_t context)
 {
 	llm_error err = {0};
 	reference ref;
@@ -22,8 +22,8 @@ check_file(const char *folder, const char *path)
 	float *out = malloc(1u << 20);
 	float *hidden = malloc(1u << 20);
 
-	if (!fixture_open(&f, path, PP_PREC_F32, 1, 64, 64, &err) ||
-	    !reference_read(folder, f.m->arch.decoder, &ref))
+	if (!fixture_open_for(&f, path, PP_PREC_F32, context, 1, 64, 64, &err) ||
+	    !reference_read(folder, f.m->arch.kind == LLM_KIND_GENERATE, &ref))
 	{
 		CHECK_MSG(false, "%s: %s", path, err.message);
 		fixture_close(&f);
@@ -35,7 +35,8 @@ check_file(const char *folder, const char *path)
 	{
 		const reference_seq *seq = &ref.seqs[s];
 		bool decoder = f.m->arch.decoder;
-		size_t n_out = (size_t) (decoder ? seq->n : 1) * ref.n_out;
+		bool generates = f.m->arch.kind == LLM_KIND_GENERATE;
+		size_t n_out = (size_t) (generates ? seq->n : 1) * ref.n_out;
 		size_t n_hidden = (size_t) seq->n * ref.d;
 
 		for (int layer = -1; layer < (int) ref.n_layers; layer++)
@@ -53,7 +54,7 @@ check_file(const char *folder, const char *path)
 		}
 		CHECK_MSG(fixture_nmse(out, seq->out, n_out) < NMSE_MAX, "%s: %u tokens, output: NMSE %g",
 		          path, seq->n, fixture_nmse(out, seq->out, n_out));
-		for (uint32_t i = 0; decoder && i < seq->n; i++)
+		for (uint32_t i = 0; generates && i < seq->n; i++)
 			CHECK(fixture_argmax(out + i * ref.n_out, ref.n_out) ==
 			      fixture_argmax(seq->out + i * ref.n_out, ref.n_out));
 	}
@@ -73,9 +74,9 @@ check_model(const char *name, bool has_folder, bool has_gguf)
 	snprintf(folder, sizeof(folder), "test/data/models/%s", name);
 	snprintf(path, sizeof(path), "%s/model.gguf", folder);
 	if (has_folder)
-		check_file(folder, folder);
+		check_file(folder, folder, 0);
 	if (has_gguf)
-		check_file(folder, path);
+		check_file(folder, path, 0);
 }
 
 static void
@@ -92,6 +93,7 @@ test_qwen(void)
 	check_model("qwen2", true, false);
 	check_model("qwen2-yarn", true, true);
 	check_model("qwen3", true, true);
+	check_model("qwen3-embed", true, true);
 }
 
 static void
@@ -106,6 +108,25 @@ static void
 test_phi3(void)
 {
 	check_model("phi3", true, true);
+}
+
+/* Loaded for more than its first context, LongRoPE turns by its long factors, at every length. */
+static void
+test_longrope(void)
+{
+	static const char *const paths[] = {"test/data/models/phi3-long",
+	                                    "test/data/models/phi3-long/model.gguf"};
+	llm_error err = {0};
+
+	for (int i = 0; i < 2; i++)
+	{
+		fixture f;
+
+		check_file(paths[0], paths[i], 64);
+		REQUIRE(fixture_open_for(&f, paths[i], PP_PREC_F32, 16, 1, 64, 64, &err));
+		CHECK(f.m->arch.n_ctx == 16); /* the short factors end there */
+		fixture_close(&f);
+	}
 }
 
 static void
@@ -136,6 +157,7 @@ main(void)
 	RUN(qwen);
 	RUN(gemma);
 	RUN(phi3);
+	RUN(longrope);
 	RUN(bert);
 	RUN(xlmr);
 	RUN(modernbert);

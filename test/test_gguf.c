@@ -511,6 +511,26 @@ test_no_tensors(void)
 	check_bad(LLM_FORMAT_GGUF, &f, "with something behind", "goes on after");
 }
 
+/* A part of a split model is refused by name; a model of one part is whole. */
+static void
+test_split(void)
+{
+	static file_bytes f;
+
+	for (uint32_t n_parts = 1; n_parts <= 3; n_parts += 2)
+	{
+		start_small(&f, 0, 1);
+		put_uint(&f, 11, 8);
+		put(&f, "split.count", 11);
+		put_uint(&f, 2, 4);
+		put_uint(&f, n_parts, 2);
+		if (n_parts == 1)
+			check_good(LLM_FORMAT_GGUF, &f, "one part");
+		else
+			check_bad(LLM_FORMAT_GGUF, &f, "three parts", "split.count");
+	}
+}
+
 /* One string may have 16 MiB and no more. */
 static void
 test_long_string(void)
@@ -687,6 +707,7 @@ main(void)
 	RUN(tensor_types);
 	RUN(alignments);
 	RUN(no_tensors);
+	RUN(split);
 	RUN(long_string);
 	RUN(values);
 	RUN(tensors);

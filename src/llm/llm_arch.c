@@ -349,9 +349,9 @@ read_all(arch_reader *r)
 
 /* Reads the description of an open model. */
 llm_status
-llm_arch_read(llm_weights *w, llm_arch *arch, llm_error *err)
+llm_arch_read(llm_weights *w, uint32_t n_ctx, llm_arch *arch, llm_error *err)
 {
-	arch_reader r = {.w = w, .arch = arch, .err = err, .status = LLM_OK};
+	arch_reader r = {.w = w, .arch = arch, .n_ctx = n_ctx, .err = err, .status = LLM_OK};
 
 	memset(arch, 0, sizeof(*arch));
 	if ((arch->arena = llm_arena_create()) == NULL)

@@ -49,8 +49,8 @@ typedef enum llm_norm_place
 typedef enum llm_model_kind
 {
 	LLM_KIND_GENERATE, /* a decoder with a language model head */
-	LLM_KIND_EMBED,    /* an encoder whose hidden states are pooled */
-	LLM_KIND_RERANK    /* an encoder with a sequence classification head */
+	LLM_KIND_EMBED, /* an encoder whose hidden states are pooled, or a decoder whose last is it */
+	LLM_KIND_RERANK /* an encoder with a sequence classification head */
 } llm_model_kind;
 
 /* The head of a sequence classifier. */
@@ -113,9 +113,12 @@ typedef struct llm_arch
 	llm_arena *arena; /* owns the arrays above */
 } llm_arch;
 
-/* Reads the description. On failure nothing is left behind. llm_arch_free is safe on a zeroed
- * struct. */
-llm_status llm_arch_read(llm_weights *w, llm_arch *arch, llm_error *err);
+/*
+ * Reads the description. n_ctx is the context that is asked for, 0 = none: where the rotary
+ * embedding has another form for long contexts (LongRoPE), the choice is made here, once. On failure
+ * nothing is left behind. llm_arch_free is safe on a zeroed struct.
+ */
+llm_status llm_arch_read(llm_weights *w, uint32_t n_ctx, llm_arch *arch, llm_error *err);
 void llm_arch_free(llm_arch *arch);
 
 #endif /* LLM_ARCH_H */

@@ -177,12 +177,13 @@ read_scaling(arch_reader *r, arch_rope *rope)
 		arch_fail(r, LLM_E_UNSUPPORTED, "rope scaling \"%.60s\" is not implemented", type);
 }
 
-/* LongRoPE: the short factors and their context. Files carry no scaling type for it, only the
- * tensors. */
+/* LongRoPE: the factors and their context. Files carry no scaling type for it, only the tensors. */
 static void
 read_longrope(arch_reader *r, arch_rope *rope)
 {
-	const llm_tensor *factors = llm_weights_find(r->w, "rope_factors_short.weight");
+	bool is_long = arch_rope_is_long(r, rope);
+	const llm_tensor *factors =
+	    llm_weights_find(r->w, is_long ? "rope_factors_long.weight" : "rope_factors_short.weight");
 
 	if (factors == NULL)
 		return;
@@ -191,7 +192,7 @@ read_longrope(arch_reader *r, arch_rope *rope)
 	if (rope->n_ctx_orig > 0.0)
 		rope->factor = r->arch->n_ctx / rope->n_ctx_orig;
 	read_divisors(r, factors, rope);
-	if (rope->n_ctx_orig >= 1.0 && rope->n_ctx_orig < r->arch->n_ctx)
+	if (rope->n_ctx_orig >= 1.0 && rope->n_ctx_orig < r->arch->n_ctx && !is_long)
 		r->arch->n_ctx = (uint32_t) rope->n_ctx_orig; /* beyond it the long factors would apply */
 }
 
@@ -249,6 +250,22 @@ read_pooling(arch_reader *r)
 		arch_fail(r, LLM_E_FORMAT, "the weights of the classifier are missing");
 }
 
+/* A decoder with a pooling type embeds. Only the last token's state, which has seen all others, is
+ * implemented. */
+static void
+read_decoder_pooling(arch_reader *r)
+{
+	uint32_t type = arch_get_u32(r, "pooling_type", GGUF_POOL_NONE);
+
+	if (type == GGUF_POOL_NONE)
+		return;
+	if (type != GGUF_POOL_LAST)
+		arch_fail(r, LLM_E_UNSUPPORTED, "pooling type %u of a decoder is not implemented", type);
+	r->arch->kind = LLM_KIND_EMBED;
+	r->arch->pooling = PP_POOL_LAST;
+	r->arch->l2_normalise = true;
+}
+
 /* Reads the metadata. */
 void
 arch_read_gguf(arch_reader *r)
@@ -279,6 +296,7 @@ arch_read_gguf(arch_reader *r)
 	{
 		read_windows(r);
 		read_ropes(r);
+		read_decoder_pooling(r);
 	}
 	else
 		read_pooling(r);

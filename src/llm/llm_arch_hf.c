@@ -93,6 +93,9 @@ read_kind(arch_reader *r)
 	llm_json_string(llm_json_item(llm_json_member(r->root, "architectures"), 0), &name, &bytes);
 	if (r->arch->decoder)
 	{
+		arch_read_hf_embedder(r);
+		if (r->arch->kind == LLM_KIND_EMBED && ends_with(name, "Model"))
+			return;
 		if (name[0] != '\0' && !ends_with(name, "ForCausalLM"))
 			arch_fail(r, LLM_E_UNSUPPORTED, "config.json: architecture \"%s\" is not implemented",
 			          name);
@@ -308,16 +311,17 @@ scaling_of_name(arch_reader *r, const char *name)
 	return ARCH_SCALING_NONE;
 }
 
-/* LongRoPE's list for sequences up to the original context. */
+/* LongRoPE's list of factors. */
 static void
-read_short_factors(arch_reader *r, arch_rope *rope)
+read_factors(arch_reader *r, arch_rope *rope)
 {
-	const llm_json *list = llm_json_member(r->root, "short_factor");
+	const char *key = arch_rope_is_long(r, rope) ? "long_factor" : "short_factor";
+	const llm_json *list = llm_json_member(r->root, key);
 	uint32_t n = rope->n_dims / 2;
 
 	if (llm_json_size(list) != n)
 	{
-		arch_fail(r, LLM_E_FORMAT, "config.json: short_factor does not have %u items", n);
+		arch_fail(r, LLM_E_FORMAT, "config.json: %s does not have %u items", key, n);
 		return;
 	}
 	if ((rope->divisors = llm_arena_alloc(r->arch->arena, n, sizeof(float))) == NULL)
@@ -327,7 +331,7 @@ read_short_factors(arch_reader *r, arch_rope *rope)
 		double value;
 
 		if (!llm_json_double(llm_json_item(list, i), &value) || !(value > 0.0))
-			arch_fail(r, LLM_E_FORMAT, "config.json: short_factor is out of range");
+			arch_fail(r, LLM_E_FORMAT, "config.json: %s is out of range", key);
 		else
 			rope->divisors[i] = (float) value;
 	}
@@ -357,7 +361,7 @@ read_rope_object(arch_reader *r, arch_rope *rope, double n_ctx_max)
 	rope->attention_factor = arch_get_double(r, "attention_factor", 0.0);
 	rope->truncate = arch_get_bool(r, "truncate", true);
 	if (rope->scaling == ARCH_SCALING_LONGROPE)
-		read_short_factors(r, rope);
+		read_factors(r, rope);
 }
 
 /* The scaling object of full or of sliding layers; NULL when there is none for them. */
@@ -418,7 +422,8 @@ read_rope(arch_reader *r, bool sliding, pp_rope *out)
 		read_rope_object(r, &rope, n_ctx_max);
 	r->root = root;
 	arch_rope_build(r, &rope, false, out);
-	if (rope.scaling == ARCH_SCALING_LONGROPE && rope.n_ctx_orig < n_ctx_max)
+	if (rope.scaling == ARCH_SCALING_LONGROPE && rope.n_ctx_orig < n_ctx_max &&
+	    !arch_rope_is_long(r, &rope))
 		r->arch->n_ctx = (uint32_t) rope.n_ctx_orig; /* beyond it the long factors would apply */
 }
 

@@ -43,6 +43,7 @@ typedef struct arch_reader
 	llm_weights *w;
 	const arch_family *family;
 	const llm_json *root; /* of config.json; NULL for GGUF */
+	uint32_t n_ctx;       /* the context asked for; 0 = the model's own */
 	llm_arch *arch;
 	llm_error *err;
 	llm_status status; /* the first failure */
@@ -86,11 +87,16 @@ typedef struct arch_rope
 	double mscale, mscale_all_dim; /* yarn; 0 = not given */
 	double attention_factor;       /* yarn, longrope; 0 = derive it */
 	bool truncate;                 /* yarn: the ramp's ends are whole numbers */
-	float *divisors;               /* [n_dims / 2] or NULL: longrope's short factors, rope_freqs */
+	float *divisors;               /* [n_dims / 2] or NULL: longrope's factors, rope_freqs */
 } arch_rope;
 
 /* Neutral values for a head of n_dims rotated dims. */
 void arch_rope_init(arch_rope *rope, double theta, uint32_t n_dims);
+/*
+ * LongRoPE: are the long factors the ones? They are when the context asked for is beyond the one of
+ * the pretraining; otherwise the context ends there.
+ */
+bool arch_rope_is_long(const arch_reader *r, const arch_rope *rope);
 /* Computes the frequencies into the arch's arena. Fails through r. */
 void arch_rope_build(arch_reader *r, const arch_rope *rope, bool interleaved, pp_rope *out);
 
@@ -104,6 +110,8 @@ void arch_check(arch_reader *r);
  * adds. */
 void arch_read_hf(arch_reader *r);
 void arch_read_hf_pooling(arch_reader *r);
+/* Makes a decoder whose folder has modules.json an embedder. */
+void arch_read_hf_embedder(arch_reader *r);
 void arch_read_gguf(arch_reader *r);
 /* Refuses keys of config.json that are neither read nor known to leave the maths alone. */
 void arch_check_hf_keys(arch_reader *r);

@@ -141,8 +141,7 @@ static const char *const hf_inert[] = {
     "vocab_size_or_config_json_file",
 };
 
-/* Keys inside rope_parameters and rope_scaling. long_factor is known but unused (llm_arch_rope.c
- * says why). */
+/* Keys inside rope_parameters and rope_scaling. */
 static const char *const hf_rope[] = {
     "attention_factor",
     "beta_fast",
@@ -256,6 +255,12 @@ is_off(const llm_json *value)
 static bool
 hf_key_allowed(const arch_reader *r, const char *key, const llm_json *value)
 {
+	bool decoder = (r->family->family & ARCH_DECODERS) != 0;
+	bool on;
+
+	/* off, this one says that a decoder's tokens see those behind them */
+	if (strcmp(key, "is_causal") == 0 && decoder)
+		return llm_json_get_kind(value) == LLM_JSON_NULL || (llm_json_bool(value, &on) && on);
 	if (is_read(key, r->family->family) || is_inert(key, r->family->family) || is_off(value))
 		return true;
 	if (strcmp(key, "position_embedding_type") == 0)

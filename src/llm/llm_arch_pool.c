@@ -4,7 +4,8 @@
  * modules.json lists the steps. Transformer, Pooling and Normalize are implemented, in that order;
  * any other (a Dense projection, say) changes the vector and is refused by name. Without the file
  * the library takes the mean of the tokens and does not normalise, and so does prepack.
- * max_seq_length of sentence_bert_config.json bounds the context, as the library cuts texts there.
+ * max_seq_length of sentence_bert_config.json bounds the context, as the library cuts texts there. A
+ * decoder's folder with that file is an embedder, too: then the last token's state is the vector.
  */
 #include <stdio.h>
 #include <string.h>
@@ -117,15 +118,12 @@ read_module(arch_reader *r, const llm_json *module)
 }
 
 /* Goes through the steps in order. */
-void
-arch_read_hf_pooling(arch_reader *r)
+static void
+read_modules(arch_reader *r, const llm_json *file)
 {
-	const llm_json *file = NULL;
 	uint64_t max;
 
 	r->arch->pooling = PP_POOL_MEAN;
-	if ((r->status = llm_weights_json(r->w, "modules.json", &file, r->err)) != LLM_OK)
-		return;
 	for (uint64_t i = 0; r->status == LLM_OK && i < llm_json_size(file); i++)
 		read_module(r, llm_json_item(file, i));
 	if (r->status != LLM_OK)
@@ -134,4 +132,31 @@ arch_read_hf_pooling(arch_reader *r)
 	if (r->status == LLM_OK && llm_json_u64(llm_json_member(file, "max_seq_length"), &max) &&
 	    max > 0 && max < r->arch->n_ctx)
 		r->arch->n_ctx = (uint32_t) max;
+}
+
+/* An encoder's steps; without the file, the library's defaults. */
+void
+arch_read_hf_pooling(arch_reader *r)
+{
+	const llm_json *file = NULL;
+
+	if ((r->status = llm_weights_json(r->w, "modules.json", &file, r->err)) == LLM_OK)
+		read_modules(r, file);
+}
+
+/* A decoder's steps, which make it an embedder. */
+void
+arch_read_hf_embedder(arch_reader *r)
+{
+	const llm_json *file = NULL;
+
+	if (r->status != LLM_OK ||
+	    (r->status = llm_weights_json(r->w, "modules.json", &file, r->err)) != LLM_OK ||
+	    file == NULL)
+		return;
+	r->arch->kind = LLM_KIND_EMBED;
+	read_modules(r, file);
+	if (r->arch->pooling != PP_POOL_LAST)
+		arch_fail(r, LLM_E_UNSUPPORTED,
+		          "modules.json: a decoder's pooling other than \"lasttoken\" is not implemented");
 }

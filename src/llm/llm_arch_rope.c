@@ -4,8 +4,10 @@
  * Frequencies are fixed at load: dimension pair i of n turns by pos · inv_freq[i], inv_freq[i] =
  * θ^(−2i/n) before scaling (arXiv 2104.09864). A scaling whose frequencies depend on the length of
  * the sequence (dynamic NTK) would make keys that are shared between sequences of different lengths
- * wrong, so it is refused by the readers; for the same reason LongRoPE uses its short factors and
- * the context ends where they do. Computed in double and rounded once.
+ * wrong, so it is refused by the readers. For the same reason LongRoPE's factors are chosen once a
+ * load, by the context: the long ones when it is beyond that of the pretraining, as the reference
+ * does for texts of that length; else the short ones, and the context ends where they do. Computed
+ * in double and rounded once.
  */
 #include <math.h>
 
@@ -26,6 +28,13 @@ arch_rope_init(arch_rope *rope, double theta, uint32_t n_dims)
 	                    .beta_fast = 32.0,
 	                    .beta_slow = 1.0,
 	                    .truncate = true};
+}
+
+/* Chooses LongRoPE's factors. */
+bool
+arch_rope_is_long(const arch_reader *r, const arch_rope *rope)
+{
+	return r->n_ctx > rope->n_ctx_orig && r->arch->n_ctx > rope->n_ctx_orig;
 }
 
 /* Llama 3: by wavelength, long waves are stretched by factor, short ones kept, a linear ramp

@@ -228,7 +228,7 @@ inspect(llm_weights *w, bool digest, bool tensors, llm_error *err)
 	print_bytes(llm_weights_bytes(w));
 	printf("\n");
 	print_mix(w);
-	if ((status = llm_arch_read(w, &arch, err)) == LLM_OK)
+	if ((status = llm_arch_read(w, 0, &arch, err)) == LLM_OK)
 	{
 		print_arch(&arch);
 		status = print_tokenizer(w, &arch, err);

@@ -98,7 +98,7 @@ typedef enum llm_seq_kind
 	LLM_SEQ_GENERATE,
 	LLM_SEQ_LABELS, /* prompt + label trie */
 	LLM_SEQ_LOGLIK,
-	LLM_SEQ_ENCODE, /* encoder: pooled vector or classifier logit */
+	LLM_SEQ_ENCODE, /* pooled vector or classifier logit */
 	LLM_SEQ_PREFIX  /* prewarm: computed and kept, no result */
 } llm_seq_kind;
 

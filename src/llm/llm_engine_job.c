@@ -166,10 +166,10 @@ check_job(const llm_slot *slot, const llm_job *job, llm_error *err)
 		return llm_fail(err, LLM_E_RANGE, "unknown kind of job %d", (int) job->kind);
 	if (job->n_rows > ROWS_MAX)
 		return llm_fail(err, LLM_E_RANGE, "a job has at most %u rows", ROWS_MAX);
-	if (decoder_only && !arch->decoder)
+	if (decoder_only && arch->kind != LLM_KIND_GENERATE)
 		return llm_fail(err, LLM_E_UNSUPPORTED,
-		                "model \"%s\" is an encoder (%s): it cannot generate or classify",
-		                slot->name, arch->name);
+		                "model \"%s\" is an %s (%s): it cannot generate or classify", slot->name,
+		                arch->decoder ? "embedder" : "encoder", arch->name);
 	if (job->kind == LLM_JOB_EMBED && arch->kind != LLM_KIND_EMBED)
 		return llm_fail(err, LLM_E_UNSUPPORTED, "model \"%s\" (%s) is not an embedding model",
 		                slot->name, arch->name);
@@ -309,10 +309,10 @@ static llm_status
 task_build(llm_engine *e, llm_slot *slot, llm_task *task, llm_error *err)
 {
 	const llm_job *job = &task->job;
-	bool decoder = slot->model->arch.decoder;
+	bool generates = slot->model->arch.kind == LLM_KIND_GENERATE;
 	llm_status status = task_allocate(e, task, err);
 
-	if (status == LLM_OK && decoder &&
+	if (status == LLM_OK && generates &&
 	    (job->kind == LLM_JOB_CLASSIFY || job->kind == LLM_JOB_JUDGE ||
 	     job->kind == LLM_JOB_RELEVANCE))
 		status = make_labels(slot, task, err);

@@ -281,7 +281,8 @@ slot_equip(llm_engine *e, llm_slot *slot, const llm_load_options *options, uint6
 	if (arch->decoder &&
 	    create_kv_pool(slot, e->memory_limit - used, options, &n_pages, err) != LLM_OK)
 		return err->code;
-	if (arch->decoder && llm_sampler_create(arch->n_vocab, &slot->sampler, err) != LLM_OK)
+	if (arch->kind == LLM_KIND_GENERATE &&
+	    llm_sampler_create(arch->n_vocab, &slot->sampler, err) != LLM_OK)
 		return err->code;
 	if (llm_kv_create(n_pages,
 	                  arch->decoder ? slot->be->ops->kv_page_tokens(slot->be) : ENCODER_PAGE_TOKENS,
@@ -345,7 +346,8 @@ slot_load(llm_engine *e, llm_slot *slot, const char *path, const llm_load_option
 
 	if ((slot->be = pp_cpu_create(e->params.n_threads)) == NULL)
 		return llm_fail(err, LLM_E_NOMEM, "out of memory while creating the backend");
-	if (llm_model_load(path, slot->be, e->params.precision, &slot->model, err) != LLM_OK)
+	if (llm_model_load(path, slot->be, e->params.precision, options->n_ctx, &slot->model, err) !=
+	    LLM_OK)
 		return err->code;
 	if (check_digest(slot, options->digest, err) != LLM_OK)
 		return err->code;

@@ -99,6 +99,10 @@ want_outputs(llm_pass *pass, const llm_seq *seq, const llm_work *work, uint32_t 
 				want_rows(pass, flat + lo - work->start, hi - lo);
 			break;
 		}
+		case LLM_SEQ_ENCODE:
+			if (work->completes && seq->task->slot->model->arch.decoder)
+				want_rows(pass, flat + seq->n_prompt - 1 - work->start, 1);
+			break;
 		default:
 			break;
 	}
@@ -207,6 +211,17 @@ run_generations(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t
 	return LLM_OK;
 }
 
+/* Gives a decoder's vector: the state of the sequence's last token. */
+static llm_status
+give_state(llm_engine *e, llm_slot *slot, const llm_outcome *out, llm_error *err)
+{
+	llm_status status = llm_pass_reserve(&slot->pass, slot->model->arch.d_model, 0, err);
+
+	if (status == LLM_OK)
+		status = llm_forward_states(slot->ws, &out->first_row, 1, slot->pass.logits, err);
+	return status == LLM_OK ? llm_score_encoded(e, slot, out, slot->pass.logits, err) : status;
+}
+
 /* Sends runs of like outcomes to the file of their kind. */
 static llm_status
 give_results(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n, llm_error *err)
@@ -227,6 +242,8 @@ give_results(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n,
 		for (uint32_t k = i; status == LLM_OK && k < j; k++)
 			if (seq->kind == LLM_SEQ_LOGLIK)
 				status = llm_score_loglik(e, slot, &outs[k], err);
+			else if (seq->kind == LLM_SEQ_ENCODE && outs[k].completes)
+				status = give_state(e, slot, &outs[k], err);
 			else if (seq->kind == LLM_SEQ_PREFIX && outs[k].completes)
 				status = llm_prefix_computed(e, slot, &outs[k], err);
 	}

@@ -269,7 +269,7 @@ with_instruction(llm_task *task, llm_text text)
 	return (llm_text){joined, head.n + text.n};
 }
 
-/* Adds the sequences of embed, and of relevance by an encoder. */
+/* Adds the sequences of embed, and of relevance by an embedder or a cross-encoder. */
 static llm_status
 add_encoder_rows(const llm_slot *slot, llm_task *task, llm_error *err)
 {
@@ -400,8 +400,9 @@ llm_task_add_rows(const llm_slot *slot, llm_task *task, llm_error *err)
 		case LLM_JOB_EMBED:
 			return add_encoder_rows(slot, task, err);
 		case LLM_JOB_RELEVANCE:
-			return slot->model->arch.decoder ? add_relevance_decoder(slot, task, err)
-			                                 : add_encoder_rows(slot, task, err);
+			return slot->model->arch.kind == LLM_KIND_GENERATE
+			           ? add_relevance_decoder(slot, task, err)
+			           : add_encoder_rows(slot, task, err);
 		default:
 			break;
 	}

@@ -12,6 +12,7 @@
  */
 #include "llm_forward.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "llm_check.h"
@@ -55,8 +56,10 @@ sizes_of(const llm_model *m, uint32_t max_rows)
 		s.wide2 = max_u64(s.wide2, q);
 	}
 	s.logit_rows = max_rows < LOGIT_ROWS_MAX ? max_rows : LOGIT_ROWS_MAX;
-	s.logits = arch->decoder ? (uint64_t) s.logit_rows * arch->n_vocab
-	                         : (uint64_t) max_rows * arch->n_classes;
+	if (arch->kind == LLM_KIND_GENERATE)
+		s.logits = (uint64_t) s.logit_rows * arch->n_vocab;
+	else
+		s.logits = (uint64_t) max_rows * arch->n_classes;
 	return s;
 }
 
@@ -497,6 +500,31 @@ head_logits(llm_workspace *ws, const pp_act *x, uint32_t n)
 	return result;
 }
 
+/* Fetches states, and scales them to unit length where the model says so. */
+llm_status
+llm_forward_states(llm_workspace *ws, const uint32_t *rows, uint32_t n_rows, float *out,
+                   llm_error *err)
+{
+	const llm_arch *arch = &ws->m->arch;
+	pp_backend *be = ws->m->be;
+	pp_result result = PP_OK;
+
+	for (uint32_t i = 0; result == PP_OK && i < n_rows; i++)
+	{
+		float *state = out + (size_t) i * arch->d_model;
+		double sum = 0.0;
+
+		if (rows[i] >= ws->n_rows)
+			return llm_fail(err, LLM_E_RANGE, "row %u was not computed", rows[i]);
+		result = be->ops->download_act(be, state, act_at(ws, ws->rows, rows[i]), arch->d_model);
+		for (uint32_t k = 0; arch->l2_normalise && k < arch->d_model; k++)
+			sum += (double) state[k] * state[k];
+		for (uint32_t k = 0; sum > 0.0 && k < arch->d_model; k++)
+			state[k] = (float) (state[k] / sqrt(sum));
+	}
+	return forward_check(ws, result, err);
+}
+
 /* Fetches whole rows of logits, a block at a time. */
 llm_status
 llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float *out,
@@ -506,6 +534,8 @@ llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float
 	size_t n_vocab = ws->m->arch.n_vocab;
 	pp_result result = PP_OK;
 
+	if (ws->m->head == NULL)
+		return llm_fail(err, LLM_E_UNSUPPORTED, "%s generates nothing", ws->m->arch.name);
 	if (!pp_range_ok(first_row, n_rows, ws->n_rows))
 		return llm_fail(err, LLM_E_RANGE, "rows %u to %u were not computed", first_row,
 		                first_row + n_rows);
@@ -556,6 +586,8 @@ llm_forward_columns(llm_workspace *ws, const uint32_t *rows, uint32_t n_rows, co
 	const llm_arch *arch = &ws->m->arch;
 	pp_result result = PP_OK;
 
+	if (ws->m->head == NULL)
+		return llm_fail(err, LLM_E_UNSUPPORTED, "%s generates nothing", arch->name);
 	if (n_cols > arch->n_vocab)
 		return llm_fail(err, LLM_E_RANGE, "%u columns are more than the vocabulary", n_cols);
 	for (uint32_t c = 0; c < n_cols; c++)

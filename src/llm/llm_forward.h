@@ -54,6 +54,13 @@ llm_status llm_forward_columns(llm_workspace *ws, const uint32_t *rows, uint32_t
                                llm_error *err);
 
 /*
+ * Decoder of kind EMBED: out[n_rows, d_model], the normed states of the listed rows (indices into
+ * batch->rows), at unit length where the model asks for that. Host memory.
+ */
+llm_status llm_forward_states(llm_workspace *ws, const uint32_t *rows, uint32_t n_rows, float *out,
+                              llm_error *err);
+
+/*
  * Encoder: out[n_segs, d_model] pooled (kind EMBED), or out[n_segs, n_classes] classifier logits
  * (kind RERANK). Host memory. Segments have n_past = 0.
  */

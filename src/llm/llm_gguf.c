@@ -424,6 +424,23 @@ read_version(reader *r)
 	return LLM_OK;
 }
 
+/* Refuses a part of a model that was split into several files: the rest of it is not looked for. */
+static llm_status
+refuse_split(reader *r)
+{
+	uint64_t n = 1;
+
+	for (uint32_t i = 0; i < r->w->n_metas; i++) /* the keys are not indexed yet */
+		if (strcmp(r->w->metas[i].key, "split.count") == 0)
+			(void) llm_meta_uint(&r->w->metas[i], 0, &n);
+	if (n <= 1)
+		return LLM_OK;
+	return llm_fail(r->err, LLM_E_UNSUPPORTED,
+	                "the GGUF file is one of %llu parts of a split model (split.count); merge them "
+	                "with llama-gguf-split --merge",
+	                (unsigned long long) n);
+}
+
 /* Parses a whole file. */
 llm_status
 llm_gguf_parse(llm_weights *w, const uint8_t *data, uint64_t bytes, llm_error *err)
@@ -448,7 +465,7 @@ llm_gguf_parse(llm_weights *w, const uint8_t *data, uint64_t bytes, llm_error *e
 		return bad(&r, "more keys than the file or the limit of 65536 has room for");
 	if (n_tensors > LLM_TENSORS_MAX || n_tensors > r.left / TENSOR_BYTES_MIN)
 		return bad(&r, "more tensors than the file or the limit of 65536 has room for");
-	if ((status = read_pairs(&r, n_pairs)) != LLM_OK)
+	if ((status = read_pairs(&r, n_pairs)) != LLM_OK || (status = refuse_split(&r)) != LLM_OK)
 		return status;
 	return read_tensors(&r, n_tensors);
 }

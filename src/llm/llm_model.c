@@ -294,6 +294,8 @@ load_heads(loader *ld)
 
 	if (arch->final_norm)
 		load_norm(ld, SLOT_FINAL_NORM, 0, &m->final_norm_w, &m->final_norm_b);
+	if (arch->kind == LLM_KIND_EMBED)
+		return; /* a decoder's vector is its last state: the head, if it is there, goes unread */
 	if (arch->decoder && arch->tied && m->precision == PP_PREC_NATIVE)
 		m->head = m->embed;
 	else if (arch->decoder)
@@ -403,8 +405,8 @@ load_tokens(llm_model *m, llm_error *err)
 
 /* Opens, describes, checks, then loads; on failure nothing stays. */
 llm_status
-llm_model_load(const char *path, pp_backend *be, pp_precision precision, llm_model **out,
-               llm_error *err)
+llm_model_load(const char *path, pp_backend *be, pp_precision precision, uint32_t n_ctx,
+               llm_model **out, llm_error *err)
 {
 	llm_model *m = llm_calloc(1, sizeof(*m));
 	llm_status status;
@@ -415,7 +417,7 @@ llm_model_load(const char *path, pp_backend *be, pp_precision precision, llm_mod
 	m->be = be;
 	m->precision = precision;
 	if ((status = llm_weights_open(path, &m->weights, err)) == LLM_OK &&
-	    (status = llm_arch_read(m->weights, &m->arch, err)) == LLM_OK &&
+	    (status = llm_arch_read(m->weights, n_ctx, &m->arch, err)) == LLM_OK &&
 	    (status = load_tokens(m, err)) == LLM_OK)
 		status = load_weights(m, err);
 	if (status != LLM_OK)

@@ -40,8 +40,8 @@ typedef struct llm_model
 	pp_backend *be; /* borrowed */
 	pp_precision precision;
 
-	pp_matrix *embed;  /* [n_vocab, d] lookup table */
-	pp_matrix *head;   /* [n_vocab, d]; may be the same object as embed */
+	pp_matrix *embed; /* [n_vocab, d] lookup table */
+	pp_matrix *head; /* [n_vocab, d]; may be the same object as embed; NULL: nothing is generated */
 	float *pos_table;  /* [n_ctx + offset, d] */
 	float *type_table; /* [n_token_types, d] */
 	float *embed_norm_w, *embed_norm_b;
@@ -53,8 +53,9 @@ typedef struct llm_model
 	uint64_t n_params;
 } llm_model;
 
-llm_status llm_model_load(const char *path, pp_backend *be, pp_precision precision, llm_model **out,
-                          llm_error *err);
+/* n_ctx: the longest context that will be used, 0 = the model's own (see llm_arch_read). */
+llm_status llm_model_load(const char *path, pp_backend *be, pp_precision precision, uint32_t n_ctx,
+                          llm_model **out, llm_error *err);
 void llm_model_free(llm_model *m);
 
 #endif /* LLM_MODEL_H */

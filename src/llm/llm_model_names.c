@@ -216,7 +216,9 @@ model_name_is_inert(const llm_arch *arch, const char *name)
 	if (strncmp(name, "rope_f", 6) == 0) /* rope_freqs, rope_factors: read with the metadata */
 		return true;
 	if (strcmp(name, "lm_head.weight") == 0)
-		return arch->tied || !arch->decoder;
+		return arch->tied || arch->kind != LLM_KIND_GENERATE;
+	if (strcmp(name, "output.weight") == 0)
+		return arch->decoder && arch->kind == LLM_KIND_EMBED;
 	/* heads of other tasks on an encoder's body */
 	if (arch->decoder)
 		return false;
