@@ -32,9 +32,12 @@ LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_label llm_pack llm_prefix l
                 llm_sched_pass llm_sched_queue llm_sched_verify
 LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_grammar_step \
                 llm_sample llm_stop llm_vocab_trie
-LLM_ENGINE    = llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
+LLM_ENGINE    = llm_device llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate llm_dummy \
                 llm_wire_job llm_server llm_server_conn llm_server_job llm_server_admin
+# The CUDA backend, a shared object of its own: make cuda.
+KERNELS_CUDA  = backend plan weights matmul matmul_skinny rows norm activate qkv kv pool attention \
+                attention_simple
 KERNELS_REF   = matmul_ref norm_ref activate_ref rope_ref attention_ref pool_ref
 
 # What only the process has: the server loop, the command line. May print and exit.
@@ -44,7 +47,7 @@ LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_generate llm_cli_inspect 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
 TESTS         = test_alloc test_arch test_chat test_cpu_attn test_cpu_ops test_draft test_engine \
-                test_forward test_gguf test_grammar test_json test_kv test_label test_models \
+                test_forward test_gguf test_grammar test_json test_kernels test_kv test_label test_models \
                 test_pack test_packed test_prompt test_quant test_safetensors test_sample \
                 test_sched test_sched_load test_sim test_stop test_thread test_tok_load \
                 test_tokenizer test_unicode test_weights
@@ -67,6 +70,19 @@ LLM_LDFLAGS  = -pthread $(SANITIZE:%=$(LLM_SANITIZE)) $(LDFLAGS)
 LLM_LIBS     = -lutf8proc -lm
 CLANG        = clang
 
+# CUDA. cuBLASLt's headers and library may come from its Python package (nvidia-cublas) instead.
+NVCC          = nvcc
+CUDA_ARCHS    = 80 89 90a 100
+CUDA_PTX      = 100
+CUBLAS        =
+CUDA_RPATHS   = $$ORIGIN /usr/local/cuda/lib64 $(CUBLAS:%=%/lib)
+CUDA_CFLAGS   = -std=c++17 -O3 -lineinfo -Ikernels $(CUBLAS:%=-I%/include) \
+                -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra \
+                $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) \
+                $(CUDA_PTX:%=-gencode=arch=compute_%,code=compute_%)
+CUDA_LDFLAGS  = -shared -cudart static $(CUBLAS:%=-L%/lib) -l:libcublasLt.so.13 \
+                $(CUDA_RPATHS:%=-Xlinker -rpath='%')
+
 OBJ           = $(BUILD)/obj
 LLM_NAMES     = $(LLM_BASE) $(LLM_LOAD) $(LLM_TOKENIZE) $(LLM_MODEL) $(LLM_CPU) $(LLM_SCHEDULE) \
                 $(LLM_DECODE) $(LLM_ENGINE)
@@ -87,8 +103,9 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
 # --- what people call -------------------------------------------------------------------
 
-.PHONY: all engine check check-llm check-style check-layers check-unit check-asan check-corpora \
-        check-fuzz check-scripts models bench-llm bench-sql install install-engine uninstall clean format \
+.PHONY: all engine cuda check check-llm check-style check-layers check-unit check-asan \
+        check-corpora check-fuzz check-scripts models bench-llm bench-sql install install-engine \
+        uninstall clean format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
         fuzz-grammar extension check-sql check-docs check-versions installcheck quickstart \
         start stop env psql
@@ -99,6 +116,8 @@ extension:                      ## build the extension (PGXS, see extension.mk)
 	$(EXT_MAKE) all
 
 engine: $(BUILD)/libllm.a $(PROGRAM_OBJS:%=$(BUILD)/prepack-engine)
+
+cuda: $(BUILD)/prepack_cuda.so  ## build the CUDA backend (nvcc; CUBLAS= a folder with cuBLASLt)
 
 check: check-llm check-scripts check-sql check-docs ## every check there is, in order; the gate of CI
 	$(RUN) --total
@@ -174,14 +193,16 @@ bench-sql: all models           ## the promises of the extension, into $(BUILD)/
 install: install-engine extension ## install the extension into PostgreSQL, the command into PREFIX
 	$(EXT_MAKE) install
 	install -d $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)
-	install -m 755 $(BUILD)/prepack-engine $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/
+	for f in prepack-engine $(notdir $(wildcard $(BUILD)/prepack_cuda.so)); do \
+	    install -m 755 $(BUILD)/$$f $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/ || exit 1; done
 
 install-engine: $(BUILD)/prepack-engine
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(BUILD)/prepack-engine $(DESTDIR)$(PREFIX)/bin/
+	for f in prepack-engine $(notdir $(wildcard $(BUILD)/prepack_cuda.so)); do \
+	    install -m 755 $(BUILD)/$$f $(DESTDIR)$(PREFIX)/bin/ || exit 1; done
 
 uninstall:                      ## remove what install put there
-	rm -f $(DESTDIR)$(PREFIX)/bin/prepack-engine
+	rm -f $(DESTDIR)$(PREFIX)/bin/prepack-engine $(DESTDIR)$(PREFIX)/bin/prepack_cuda.so
 
 format:                         ## wrap wide comments, lay out all C files by .clang-format
 	git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs scripts/wrap-comments
@@ -216,6 +237,13 @@ $(BUILD)/libllm.a: $(LLM_OBJS)
 	rm -f $@
 	$(AR) rcs $@ $^
 
+$(OBJ)/kernels/%.cu.o: kernels/%.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/prepack_cuda.so: $(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.o)
+	$(NVCC) $(CUDA_LDFLAGS) -o $@ $^
+
 $(BUILD)/prepack-engine: $(PROGRAM_OBJS) $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
@@ -231,5 +259,5 @@ FUZZ_MAIN = $(OBJ)/test/fuzz_main.o
 $(BUILD)/fuzz_%: $(OBJ)/test/fuzz_%.o $(FUZZ_MAIN) $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) $(FUZZ_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
--include $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) \
+-include $(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.d) $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) \
          $(FUZZ:%=$(OBJ)/test/%.d) $(BENCHES:%=$(OBJ)/bench/%.d)

@@ -22,12 +22,15 @@
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <stdarg.h>
+#include <new>
 
 #include "kernels.h"
 
-#define PP_CUDA_PAGE   64u  /* KV slots of a page */
-#define PP_CUDA_D_HEAD 256u /* the largest head */
-#define PP_CUDA_NONE   UINT32_MAX
+#define PP_CUDA_PAGE     64u   /* KV slots of a page */
+#define PP_CUDA_D_HEAD   256u  /* the largest head */
+#define PP_CUDA_TREE_MAX 4096u /* tokens of the largest tree */
+#define PP_CUDA_NONE     UINT32_MAX
 
 typedef __nv_bfloat16 bf16;
 
@@ -86,6 +89,7 @@ struct cuda_plan
 	const cuda_item *simple;  /* trees and odd head sizes, by attention_simple.cu */
 	const cuda_item *merge;   /* one for each split query block: k0, k1 = its range of partials */
 	uint32_t max_tokens;      /* bounds: at least the counts; those of the bucket in a graph */
+	uint32_t max_rows;
 	uint32_t max_prefill;
 	uint32_t max_decode;
 	uint32_t max_simple;
@@ -139,14 +143,256 @@ cudaError_t cuda_attention_simple(pp_cuda *cu, const cuda_plan *plan, const cuda
 
 /* --- the state ---------------------------------------------------------------------------- */
 
+/* Scratch that grows to the largest pass and then stays. Growing drops all recordings. */
+enum cuda_slot
+{
+	CUDA_SCRATCH_PLAN,    /* the plan of the pass */
+	CUDA_SCRATCH_KV,      /* keys and values of an encoder pass */
+	CUDA_SCRATCH_PARTIAL, /* partial results of split keys */
+	CUDA_SCRATCH_INDEX,   /* index lists that come with an op */
+	CUDA_SCRATCH_BLAS,    /* what cuBLASLt works in */
+	CUDA_N_SCRATCH
+};
+
+struct cuda_buffer
+{
+	void *data;
+	size_t bytes;
+};
+
+/* The KV pool: element offset of each layer. */
+struct cuda_kv
+{
+	bf16 *data;
+	size_t *offset;
+	pp_attn *attn;
+	uint32_t n_layers;
+	uint32_t n_pages;
+	uint64_t bytes;
+};
+
+/* Frequencies of a rotary embedding on the device; values is the key. */
+struct cuda_rope
+{
+	float values[PP_CUDA_D_HEAD / 2];
+	float *dev;
+	uint32_t n;
+};
+
+#define CUDA_N_ROPES  8u
+#define CUDA_N_GRAPHS 128u
+
+/* What two passes must have in common to share a recording: the owner and all bounds. */
+struct cuda_graph_key
+{
+	const void *owner;
+	uint32_t max_tokens;
+	uint32_t max_rows;
+	uint32_t max_segs;
+	uint32_t max_prefill;
+	uint32_t max_decode;
+	uint32_t max_simple;
+	uint32_t max_merge;
+};
+
+struct cuda_graph
+{
+	cuda_graph_key key;
+	bool seen;            /* run once: to be recorded when it comes again */
+	cudaGraphExec_t exec; /* NULL until it is recorded */
+};
+
+struct cuda_blas; /* matmul.cu: handle and chosen algorithms */
+
 struct pp_cuda
 {
 	pp_backend base; /* first: ops get a pointer to it */
+	char name[32];
 	int device;
 	int n_sms;
-	int arch; /* 10 · major + minor: 80, 89, 90, 100 */
+	int arch;    /* 10 · major + minor: 80, 89, 90, 100 */
+	bool failed; /* a sticky error: the process must end */
 	cudaStream_t stream;
+	cuda_buffer scratch[CUDA_N_SCRATCH];
+	cuda_buffer pinned;     /* host: the plan as it is built */
+	cudaEvent_t planned;    /* the last copy out of pinned */
+	cuda_buffer pinned_out; /* host: small downloads */
+	cuda_blas *blas;
+	cuda_kv kv;
+	cuda_rope ropes[CUDA_N_ROPES];
+	uint32_t n_ropes;
+	uint64_t bytes_weights;
+	uint64_t bytes_alloc;
+	/* the pass */
+	pp_pass pass;
+	cuda_plan plan;
+	bool in_pass;
+	bool recording;
+	bool no_graphs;     /* for tests and benchmarks */
+	bool no_invariance; /* for benchmarks: the fastest algorithm for each T */
+	cuda_graph graphs[CUDA_N_GRAPHS];
+	uint32_t n_graphs;
+	uint32_t i_graph; /* of the pass that is recorded */
 };
+
+/* The backend of a table entry's first argument. */
+static inline pp_cuda *
+cuda_of(pp_backend *be)
+{
+	return (pp_cuda *) be;
+}
+
+/* Keeps the message of a failure and returns its result. */
+pp_result cuda_fail(pp_cuda *cu, pp_result result, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* PP_OK, or the failure that a call of the runtime reported; what is sticky stays. */
+pp_result cuda_check(pp_cuda *cu, cudaError_t error, const char *what);
+/* The same of the launches since the last check. */
+pp_result cuda_launched(pp_cuda *cu, const char *what);
+/* A buffer of at least that many bytes, content lost. NULL with a message. */
+void *cuda_scratch(pp_cuda *cu, cuda_slot slot, size_t bytes);
+/* The same in pinned host memory; only grows. */
+bool cuda_pinned(pp_cuda *cu, cuda_buffer *b, size_t bytes);
+/* Copies an index list of an op to the device; what stands in the plan already is not copied. */
+const uint32_t *cuda_index(pp_cuda *cu, const uint32_t *index, uint32_t n);
+/* Rows to launch for an op on n tokens or n rows of the pass: the bound while recording. */
+uint32_t cuda_bound_tokens(const pp_cuda *cu, uint32_t n);
+uint32_t cuda_bound_rows(const pp_cuda *cu, uint32_t n);
+
+/* An activation pointer as what it is here. */
+static inline bf16 *
+cuda_act(pp_act *x)
+{
+	return (bf16 *) x;
+}
+
+/* The same of one that is only read. */
+static inline const bf16 *
+cuda_act(const pp_act *x)
+{
+	return (const bf16 *) x;
+}
+
+/* --- ops, by file -------------------------------------------------------------------------- */
+
+/* plan.cu */
+pp_result cuda_pass_begin(pp_backend *be, const pp_pass *pass, bool *replayed);
+pp_result cuda_pass_end(pp_backend *be);
+void cuda_graphs_drop(pp_cuda *cu);
+
+/* weights.cu */
+struct pp_matrix
+{
+	uint32_t n_rows;
+	uint32_t n_cols;
+	bf16 *data;        /* [n_rows, n_cols] */
+	const float *bias; /* whose copy in bf16 is: */
+	bf16 *bias16;
+};
+pp_matrix *cuda_matrix_create(pp_backend *be, const pp_matrix_part *parts, uint32_t n_parts,
+                              uint32_t n_cols, pp_precision precision);
+void cuda_matrix_destroy(pp_backend *be, pp_matrix *m);
+
+/* matmul.cu, matmul_skinny.cu */
+#define CUDA_SKINNY_MAX 64u /* tokens of one skinny product */
+bool cuda_blas_create(pp_cuda *cu);
+void cuda_blas_destroy(pp_cuda *cu);
+pp_result cuda_matmul(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_matrix *w,
+                      const float *dev_bias, uint32_t n_tokens);
+pp_result cuda_matmul_float(pp_backend *be, float *dev_out, const pp_act *dev_x, const pp_matrix *w,
+                            const float *dev_bias, uint32_t n_tokens);
+pp_result cuda_matmul_columns(pp_backend *be, float *dev_out, const pp_act *dev_x,
+                              const pp_matrix *w, const uint32_t *cols, uint32_t n_cols,
+                              uint32_t n_rows);
+/* out[T, n_rows] = x Wᵀ + bias for at most CUDA_SKINNY_MAX tokens; rows of W by list unless NULL.
+ */
+cudaError_t cuda_skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w,
+                        const float *bias, uint32_t n_tokens);
+cudaError_t cuda_skinny_float(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w,
+                              const float *bias, const uint32_t *cols, uint32_t n_cols,
+                              uint32_t n_tokens);
+/* Whether the shape fits: columns in whole 16-byte pieces. */
+bool cuda_skinny_takes(const pp_matrix *w);
+
+/* rows.cu */
+pp_result cuda_embed(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t *ids,
+                     uint32_t n_tokens, float scale);
+pp_result cuda_add_rows(pp_backend *be, float *dev_x, const float *dev_table, const uint32_t *idx,
+                        uint32_t n_tokens, uint32_t d);
+pp_result cuda_add(pp_backend *be, float *dev_x, const pp_act *dev_y, uint32_t n_tokens,
+                   uint32_t d);
+pp_result cuda_narrow(pp_backend *be, pp_act *dev_out, const float *dev_x, size_t n);
+pp_result cuda_gather(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const uint32_t *rows,
+                      uint32_t n_rows, uint32_t d);
+
+/* norm.cu */
+pp_result cuda_norm(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
+                    const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
+                    float eps, pp_norm_kind kind, bool plus_one);
+pp_result cuda_norm_post(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
+                         const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
+                         float eps, pp_norm_kind kind, bool plus_one);
+pp_result cuda_norm_rows(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
+                         const float *dev_w, const float *dev_b, const uint32_t *rows,
+                         uint32_t n_rows, uint32_t d, float eps, pp_norm_kind kind, bool plus_one);
+
+/* activate.cu */
+pp_result cuda_activate(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, uint32_t n_tokens,
+                        uint32_t f, pp_act_kind act, bool gated);
+pp_result cuda_softcap(pp_backend *be, float *dev_x, size_t n, float cap);
+
+/* qkv.cu, attention.cu */
+pp_result cuda_qkv_prepare(pp_backend *be, pp_act *dev_q, const pp_act *dev_qkv,
+                           const uint32_t *pos, const pp_segment *segs, uint32_t n_segs,
+                           uint32_t n_tokens, uint32_t layer, const pp_attn *attn,
+                           const pp_rope *rope, const float *dev_q_norm, const float *dev_k_norm,
+                           float eps, bool plus_one);
+pp_result cuda_attention_op(pp_backend *be, pp_act *dev_out, const pp_act *dev_q,
+                            const pp_segment *segs, uint32_t n_segs, uint32_t n_tokens,
+                            uint32_t layer, const pp_attn *attn);
+/* Where the keys and values of a layer are in this pass; a failure has its message. */
+pp_result cuda_kv_of(pp_cuda *cu, uint32_t layer, const pp_attn *attn, uint32_t n_tokens,
+                     cuda_attention *a);
+/* Heads that the kernels take. */
+pp_result cuda_attn_supported(pp_cuda *cu, const pp_attn *attn);
+
+/* kv.cu */
+uint32_t cuda_kv_page_tokens(pp_backend *be);
+uint64_t cuda_kv_page_bytes(pp_backend *be, const pp_attn *attn, uint32_t n_layers,
+                            pp_precision precision);
+pp_result cuda_kv_create(pp_backend *be, const pp_attn *attn, uint32_t n_layers, uint32_t n_pages,
+                         pp_precision precision);
+void cuda_kv_destroy(pp_backend *be);
+pp_result cuda_kv_copy(pp_backend *be, uint32_t dst_page, uint32_t src_page, uint32_t n_slots);
+pp_result cuda_kv_move(pp_backend *be, const uint32_t *pages, uint32_t dst_slot, uint32_t src_slot);
+pp_result cuda_kv_clear(pp_backend *be, uint32_t page);
+
+/* pool.cu */
+pp_result cuda_pool(pp_backend *be, float *dev_out, const float *dev_x, const pp_segment *segs,
+                    uint32_t n_segs, uint32_t d, int pooling, bool l2);
+pp_result cuda_logsumexp(pp_backend *be, float *dev_lse, const float *dev_logits, uint32_t n_rows,
+                         uint32_t n_vocab);
+
+/* --- small device functions that several kernels share ---------------------------------------- */
+
+/* The sum over a block of n_warps warps, in a fixed order, for every thread. shared: [33]. */
+static inline __device__ float
+cuda_block_sum(float value, float *shared)
+{
+	const uint32_t lane = threadIdx.x % 32;
+	const uint32_t n_warps = (blockDim.x + 31) / 32;
+	float sum = 0.0f;
+
+	for (int step = 16; step > 0; step /= 2)
+		value += __shfl_xor_sync(0xffffffffu, value, step);
+	__syncthreads(); /* what the last sum left in shared has been read */
+	if (lane == 0)
+		shared[threadIdx.x / 32] = value;
+	__syncthreads();
+	for (uint32_t i = 0; i < n_warps; i++)
+		sum += shared[i];
+	return sum;
+}
 
 /* Elements between a page and the next, and from K to V in it, of a layer with this shape. */
 static inline __host__ __device__ size_t

@@ -159,14 +159,19 @@ typedef struct pp_rope
 } pp_rope;
 
 /*
- * What the ops between pass_begin and pass_end work on; the arrays stay until pass_end. causal:
- * keys and values go to pages. owner tells passes over different buffers apart; NULL: the pass is
- * watched from outside (downloads between its ops), so it is not to be recorded.
+ * What the ops between pass_begin and pass_end work on; the arrays stay until pass_end. The layers
+ * are all causal (keys and values go to pages) or none is. owner tells passes over different
+ * buffers apart; NULL: the pass is watched from outside (downloads between its ops), so it is not
+ * to be recorded.
  */
 typedef struct pp_pass
 {
 	const void *owner;
-	bool causal;
+	uint32_t
+	    max_tokens; /* what the owner's buffers hold: a recording may compute more than asked */
+	uint32_t max_rows;
+	const pp_attn *attn; /* [n_layers] */
+	uint32_t n_layers;
 	uint32_t n_tokens;
 	uint32_t n_segs;
 	uint32_t n_rows;
@@ -239,7 +244,8 @@ typedef struct pp_ops
 	pp_result (*norm_post)(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
 	                       const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
 	                       float eps, pp_norm_kind kind, bool plus_one);
-	/* out[r] = norm(x[rows[r]] + add[rows[r]]): the rows that are wanted, in ascending order. */
+	/* out[r] = norm(x[rows[r]] + add[rows[r]]): the rows that are wanted, in ascending order. What
+	 * x then holds in them is undefined. */
 	pp_result (*norm_rows)(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
 	                       const float *dev_w, const float *dev_b, const uint32_t *rows,
 	                       uint32_t n_rows, uint32_t d, float eps, pp_norm_kind kind,
@@ -326,8 +332,10 @@ typedef struct pp_ops
 struct pp_backend
 {
 	const pp_ops *ops;
-	const char *name;  /* "cpu", "cuda:0" */
-	size_t act_bytes;  /* of a pp_act */
+	const char *name; /* "cpu", "cuda:0" */
+	size_t act_bytes; /* of a pp_act */
+	/* Beyond so many tokens a pass is not faster a token, on the fastest of these devices. */
+	uint32_t pass_tokens_max;
 	char message[256]; /* why the last call failed */
 	                   /* the implementation's own state follows */
 };

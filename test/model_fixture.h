@@ -3,6 +3,9 @@
  *
  * reference.bin is written by scripts/make-model-fixtures.py, which describes it. Sequences run in
  * pages of a pool that the fixture creates: sequence i owns pages i * pages_per_seq and following.
+ *
+ * With PREPACK_TEST_DEVICE=cuda:0 the same tests run on that device in its own precision, whatever
+ * the test asks for: bits must agree there as well, values up to the rounding of bf16.
  */
 #ifndef MODEL_FIXTURE_H
 #define MODEL_FIXTURE_H
@@ -10,6 +13,7 @@
 #include <math.h>
 
 #include "../src/llm/llm_alloc.h"
+#include "../src/llm/llm_device.h"
 #include "../src/llm/llm_forward.h"
 #include "test.h"
 
@@ -110,9 +114,16 @@ fixture_close(fixture *f)
 		f->be->ops->kv_destroy(f->be);
 	llm_model_free(f->m);
 	if (f->be != NULL)
-		pp_cpu_destroy(f->be);
+		f->be->ops->destroy(f->be);
 	free(f->pages);
 	memset(f, 0, sizeof(*f));
+}
+
+/* The device that is tested: NULL is the CPU. */
+static inline const char *
+fixture_device(void)
+{
+	return getenv("PREPACK_TEST_DEVICE");
 }
 
 /* Loads a model for a context (0: its own) and makes room for n_seqs sequences of n_ctx tokens. */
@@ -123,7 +134,10 @@ fixture_open_for(fixture *f, const char *path, pp_precision precision, uint32_t 
 	uint32_t n_pages;
 
 	memset(f, 0, sizeof(*f));
-	if ((f->be = pp_cpu_create(0)) == NULL ||
+	if (fixture_device() != NULL)
+		precision = PP_PREC_NATIVE;
+	if (llm_device_open(fixture_device() != NULL ? fixture_device() : "cpu", 0, &f->be, err) !=
+	        LLM_OK ||
 	    llm_model_load(path, f->be, precision, context, &f->m, err) != LLM_OK ||
 	    llm_workspace_create(f->m, max_tokens, max_tokens, &f->ws, err) != LLM_OK)
 		return false;

@@ -10,7 +10,16 @@
  */
 #include "model_fixture.h"
 
-#define NMSE_MAX 1e-9
+/* Of float code; on a device of bf16, whose roundings are 2^16 times as large. */
+#define NMSE_MAX      1e-9
+#define NMSE_MAX_BF16 2e-3
+
+/* What this run may differ by. */
+static double
+nmse_max(void)
+{
+	return fixture_device() != NULL ? NMSE_MAX_BF16 : NMSE_MAX;
+}
 
 /* One weight file of one fixture, loaded for a context (0: its own), against its references. */
 static void
@@ -49,12 +58,12 @@ check_file(const char *folder, const char *path, uint32_t context)
 			                 : fixture_encode(&f, seq->tokens, seq->types, seq->n, out, &err);
 			CHECK_MSG(status == LLM_OK, "%s: %s", path, err.message);
 			nmse = fixture_nmse(hidden, seq->hidden + n_hidden * (size_t) (layer + 1), n_hidden);
-			CHECK_MSG(nmse < NMSE_MAX, "%s: %u tokens, after layer %d: NMSE %g", path, seq->n,
+			CHECK_MSG(nmse < nmse_max(), "%s: %u tokens, after layer %d: NMSE %g", path, seq->n,
 			          layer, nmse);
 		}
-		CHECK_MSG(fixture_nmse(out, seq->out, n_out) < NMSE_MAX, "%s: %u tokens, output: NMSE %g",
+		CHECK_MSG(fixture_nmse(out, seq->out, n_out) < nmse_max(), "%s: %u tokens, output: NMSE %g",
 		          path, seq->n, fixture_nmse(out, seq->out, n_out));
-		for (uint32_t i = 0; generates && i < seq->n; i++)
+		for (uint32_t i = 0; generates && i < seq->n && fixture_device() == NULL; i++)
 			CHECK(fixture_argmax(out + i * ref.n_out, ref.n_out) ==
 			      fixture_argmax(seq->out + i * ref.n_out, ref.n_out));
 	}

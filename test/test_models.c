@@ -23,6 +23,7 @@
 #define MINILM      "minilm-l6/config.json"
 #define CHUNK       64u
 #define MARGIN_TINY 2e-3
+#define MARGIN_BF16 0.15f /* the same in bf16, whose logits are good to a percent */
 
 /* Parses one of the reference files; NULL on failure. */
 static llm_json_doc *
@@ -113,8 +114,8 @@ test_smollm2_greedy(void)
 		uint32_t n = continue_prompt(&f, row, logits, &margin);
 
 		/* two sums in another order may flip a choice only where it was a tie to begin with */
-		CHECK_MSG(n == 64 || margin < MARGIN_TINY, "prompt %u parts at token %u by %g",
-		          (unsigned) i, n, (double) margin);
+		CHECK_MSG(n == 64 || margin < (fixture_device() != NULL ? MARGIN_BF16 : MARGIN_TINY),
+		          "prompt %u parts at token %u by %g", (unsigned) i, n, (double) margin);
 	}
 	free(logits);
 	fixture_close(&f);
@@ -193,7 +194,8 @@ test_smollm2_perplexity(void)
 	int8 = smollm2_nll(path, PP_PREC_INT8, ids, n);
 	printf("perplexity of %u tokens: reference %.4f, f32 %.4f, int8 %.4f (%+.2f %%)\n", n,
 	       exp(want), exp(f32), exp(int8), 100.0 * (exp(int8 - f32) - 1.0));
-	CHECK_MSG(fabs(f32 - want) < 1e-5, "%.7f against %.7f", f32, want);
+	CHECK_MSG(fabs(f32 - want) < (fixture_device() != NULL ? 5e-3 : 1e-5), "%.7f against %.7f", f32,
+	          want);
 	CHECK(exp(int8 - f32) < 1.01);
 	llm_json_free(doc);
 }
@@ -260,7 +262,7 @@ test_minilm(void)
 	if (path == NULL)
 		SKIP("no MiniLM weights (scripts/fetch-model minilm-l6)");
 	snprintf(folder, sizeof(folder), "%.*s", (int) (strlen(path) - strlen("/config.json")), path);
-	check_minilm(folder, PP_PREC_F32, 0.99999);
+	check_minilm(folder, PP_PREC_F32, fixture_device() != NULL ? 0.9995 : 0.99999);
 	check_minilm(folder, PP_PREC_INT8, 0.999);
 }
 

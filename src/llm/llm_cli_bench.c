@@ -36,6 +36,7 @@ typedef struct settings
 	uint32_t n_gen;
 	uint32_t n_batch;
 	uint32_t n_threads;
+	const char *device;
 	uint32_t n_repeats;
 	bool f32;
 } settings;
@@ -469,11 +470,17 @@ run_table(bench *b)
 	const llm_model_info *m = &b->info;
 	llm_engine_stats stats;
 	llm_status status;
+	bool on_cpu;
 
 	llm_engine_get_stats(b->e, &stats);
+	on_cpu = strcmp(stats.device, "cpu") == 0;
 	printf("model      %s, %.1f million parameters, %s computed in %s\n", m->arch,
-	       (double) m->n_params / 1e6, m->quantisation, b->s->f32 ? "float" : "int8");
-	printf("device     %s, %s, %u tokens a pass\n", stats.device, llm_cli_isa(), m->budget_tokens);
+	       (double) m->n_params / 1e6, m->quantisation,
+	       !on_cpu     ? "bf16"
+	       : b->s->f32 ? "float"
+	                   : "int8");
+	printf("device     %s, %s, %u tokens a pass\n", stats.device, on_cpu ? llm_cli_isa() : "CUDA",
+	       m->budget_tokens);
 	status = m->kind == LLM_KIND_GENERATE ? table_decoder(b) : table_encoder(b);
 	if (status == LLM_OK)
 		printf("memory     %8.0f MB      at most, for %.0f MB of weights and %.0f MB of keys and "
@@ -519,7 +526,8 @@ run(const settings *s, const char *model, llm_error *err)
 {
 	bool padded = strcmp(s->mode, "padded") == 0;
 	bool sorted = strcmp(s->mode, "sorted") == 0;
-	llm_engine_params params = {.n_threads = s->n_threads,
+	llm_engine_params params = {.device = s->f32 ? "cpu" : s->device,
+	                            .n_threads = s->n_threads,
 	                            .precision = s->f32 ? PP_PREC_F32 : PP_PREC_INT8,
 	                            .no_prefix_sharing = strcmp(s->mode, "unshared") == 0,
 	                            .budget_tokens = padded || sorted ? PAD_BUDGET : 0,
@@ -549,6 +557,7 @@ llm_cli_bench(int argc, char **argv)
 	    {"--gen", "N", LLM_CLI_COUNT, &s.n_gen, "tokens to generate (128)"},
 	    {"--batch", "N", LLM_CLI_COUNT, &s.n_batch, "prompts or texts at once (32)"},
 	    {"--threads", "N", LLM_CLI_COUNT, &s.n_threads, "threads (all cores)"},
+	    {"--device", "DEVICE", LLM_CLI_TEXT, &s.device, "auto, cpu or cuda:N (auto)"},
 	    {"--repeats", "N", LLM_CLI_COUNT, &s.n_repeats,
 	     "runs of which the median counts, at most (5)"},
 	    {"--f32", NULL, LLM_CLI_FLAG, &s.f32, "compute in float instead of int8"},

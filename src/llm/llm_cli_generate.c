@@ -19,6 +19,7 @@ typedef struct settings
 	llm_cli_list stops;
 	uint32_t max_tokens;
 	uint32_t n_threads;
+	const char *device;
 	llm_sample_params sample;
 	bool f32;
 	bool raw;
@@ -50,6 +51,7 @@ parse(int argc, char **argv, settings *s, const char *args[2])
 	    {"--stop", "TEXT", LLM_CLI_TEXTS, &s->stops, "end before this text; up to 16 times"},
 	    {"--schema", "FILE", LLM_CLI_TEXT, &s->schema, "answer in JSON that fits this schema"},
 	    {"--threads", "N", LLM_CLI_COUNT, &s->n_threads, "threads (all cores)"},
+	    {"--device", "DEVICE", LLM_CLI_TEXT, &s->device, "auto, cpu or cuda:N (auto)"},
 	    {"--f32", NULL, LLM_CLI_FLAG, &s->f32, "compute in float instead of int8"},
 	    {"--raw", NULL, LLM_CLI_FLAG, &s->raw, "continue PROMPT, without a chat template"},
 	    {"--stats", NULL, LLM_CLI_FLAG, &s->stats, "tell tokens and times on stderr"},
@@ -156,7 +158,8 @@ answer(llm_engine *e, const settings *s, llm_text prompt, llm_text schema, llm_e
 static llm_status
 generate(const settings *s, const char *model, const char *prompt, llm_error *err)
 {
-	llm_engine_params params = {.n_threads = s->n_threads,
+	llm_engine_params params = {.device = s->f32 ? "cpu" : s->device,
+	                            .n_threads = s->n_threads,
 	                            .precision = s->f32 ? PP_PREC_F32 : PP_PREC_INT8};
 	char *input = NULL;
 	char *schema = NULL;

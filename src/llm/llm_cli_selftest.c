@@ -37,6 +37,8 @@ typedef struct selftest
 	llm_model_info info;
 	uint64_t n_runs;
 	llm_text texts[N_TEXTS];
+	const char *device;
+	uint32_t n_threads;
 } selftest;
 
 /* The results of a job's rows as bytes. */
@@ -404,9 +406,12 @@ check_encoder(selftest *t)
 
 /* Loads one model and checks it. */
 static void
-check_model(selftest *t, const char *model, uint32_t n_threads)
+check_model(selftest *t, const char *model)
 {
-	const llm_engine_params params = {.n_threads = n_threads, .precision = PP_PREC_INT8};
+	const llm_engine_params params = {.device = t->device,
+	                                  .n_threads = t->n_threads,
+	                                  .precision = PP_PREC_INT8};
+	llm_engine_stats stats;
 	llm_error err;
 
 	printf("model    %s\n", model);
@@ -415,8 +420,9 @@ check_model(selftest *t, const char *model, uint32_t n_threads)
 		check(t, false, "load: %s", err.message);
 		return;
 	}
-	check(t, true, "load: %s, %.1f million parameters, %u tokens a pass", t->info.arch,
-	      (double) t->info.n_params / 1e6, t->info.budget_tokens);
+	llm_engine_get_stats(t->e, &stats);
+	check(t, true, "load: %s, %.1f million parameters, on %s, %u tokens a pass", t->info.arch,
+	      (double) t->info.n_params / 1e6, stats.device, t->info.budget_tokens);
 	if (t->info.kind == LLM_KIND_GENERATE)
 		check_decoder(t);
 	else
@@ -426,20 +432,20 @@ check_model(selftest *t, const char *model, uint32_t n_threads)
 
 /* Checks the named model, or all of the model folder. */
 static llm_status
-check_models(selftest *t, const char *model, uint32_t n_threads, llm_error *err)
+check_models(selftest *t, const char *model, llm_error *err)
 {
 	char **paths;
 	uint32_t n;
 
 	if (model != NULL)
 	{
-		check_model(t, model, n_threads);
+		check_model(t, model);
 		return LLM_OK;
 	}
 	if (llm_cli_model_list(&paths, &n, err) != LLM_OK)
 		return err->code;
 	for (uint32_t i = 0; i < n; i++)
-		check_model(t, paths[i], n_threads);
+		check_model(t, paths[i]);
 	if (n == 0)
 		printf("model    none in the model folder, so none is checked\n");
 	llm_cli_model_list_free(paths, n);
@@ -448,7 +454,7 @@ check_models(selftest *t, const char *model, uint32_t n_threads, llm_error *err)
 
 /* Makes the texts, one of them long, and asks all questions. */
 static llm_status
-run(selftest *t, const char *model, uint32_t n_threads, llm_error *err)
+run(selftest *t, const char *model, llm_error *err)
 {
 	size_t n = strlen(texts[LONG_TEXT]);
 	char *repeated = llm_malloc(n * N_REPEATS + 1);
@@ -462,7 +468,7 @@ run(selftest *t, const char *model, uint32_t n_threads, llm_error *err)
 		t->texts[i] = (llm_text){texts[i], strlen(texts[i])};
 	t->texts[LONG_TEXT] = (llm_text){repeated, n * N_REPEATS};
 	check_device(t);
-	status = check_models(t, model, n_threads, err);
+	status = check_models(t, model, err);
 	llm_free(repeated);
 	return status;
 }
@@ -471,9 +477,11 @@ run(selftest *t, const char *model, uint32_t n_threads, llm_error *err)
 int
 llm_cli_selftest(int argc, char **argv)
 {
-	uint32_t n_threads = 0;
-	const llm_cli_option options[] = {
-	    {"--threads", "N", LLM_CLI_COUNT, &n_threads, "threads (all cores)"}};
+	selftest t = {0};
+	const llm_cli_option options[] = {{"--threads", "N", LLM_CLI_COUNT, &t.n_threads,
+	                                   "threads (all cores)"},
+	                                  {"--device", "DEVICE", LLM_CLI_TEXT, &t.device,
+	                                   "auto, cpu or cuda:N (auto)"}};
 	const llm_cli_command command = {
 	    .name = "selftest",
 	    .arguments = "[MODEL]",
@@ -481,15 +489,14 @@ llm_cli_selftest(int argc, char **argv)
 	            "model folder.",
 	    .n_args_max = 1,
 	    .options = options,
-	    .n_options = 1};
+	    .n_options = 2};
 	const char *args[1];
 	llm_error err = {0};
-	selftest t = {0};
 	int status = llm_cli_parse(&command, argc, argv, args);
 
 	if (status != LLM_CLI_RUN)
 		return status;
-	if (run(&t, args[0], n_threads, &err) != LLM_OK)
+	if (run(&t, args[0], &err) != LLM_OK)
 		return llm_cli_fail(&err);
 	printf("selftest: %u ok, %u failed\n", t.n_ok, t.n_failed);
 	return t.n_failed == 0 ? LLM_CLI_OK : LLM_CLI_FAILED;

@@ -264,6 +264,7 @@ llm_cpu_create_isa(uint32_t n_threads, llm_cpu_isa isa)
 	cpu->base.ops = &cpu_ops;
 	cpu->base.name = "cpu";
 	cpu->base.act_bytes = sizeof(pp_act);
+	cpu->base.pass_tokens_max = 2048;
 	cpu->isa = isa < best ? isa : best;
 	cpu->kernels = llm_cpu_kernels_of(cpu->isa);
 	cpu->matmul_i8 = cpu->kernels->matmul_i8;

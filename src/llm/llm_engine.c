@@ -28,9 +28,25 @@ llm_now_ms(void)
 	return (double) ts.tv_sec * 1e3 + (double) ts.tv_nsec * 1e-6;
 }
 
+/* 80 % of the memory that a device has left; 0 when it does not say. */
+static llm_status
+device_memory_limit(const char *device, uint64_t *limit, llm_error *err)
+{
+	pp_memory_info info;
+	pp_backend *be;
+	llm_status status = llm_device_open(device, 1, &be, err);
+
+	if (status != LLM_OK)
+		return status;
+	be->ops->memory_info(be, &info);
+	be->ops->destroy(be);
+	*limit = info.bytes_free / 10 * 8;
+	return LLM_OK;
+}
+
 /* 80 % of the host's memory. */
 static uint64_t
-default_memory_limit(void)
+host_memory_limit(void)
 {
 	long pages = sysconf(_SC_PHYS_PAGES);
 	long bytes = sysconf(_SC_PAGESIZE);
@@ -40,14 +56,36 @@ default_memory_limit(void)
 	return (uint64_t) pages * (uint64_t) bytes / 10 * 8;
 }
 
-/* Refuses devices that this build does not have. */
+/*
+ * Finds the device and its memory. A device that the setting "auto" found and that does not start
+ * leaves the CPU. Devices compute in their own precision.
+ */
 static llm_status
-check_device(const char *device, llm_error *err)
+choose_device(llm_engine *e, const llm_engine_params *params, llm_error *err)
 {
-	if (device == NULL || strcmp(device, "auto") == 0 || strcmp(device, "cpu") == 0)
-		return LLM_OK;
-	return llm_fail(err, LLM_E_UNSUPPORTED, "device \"%.64s\" is not available in this build",
-	                device);
+	bool named = params->device != NULL && strcmp(params->device, "auto") != 0;
+	llm_status status = llm_device_find(params->device, e->device, err);
+
+	e->memory_limit = params->memory_limit;
+	if (status != LLM_OK)
+		return status;
+	if (strcmp(e->device, "cpu") != 0)
+	{
+		uint64_t limit = 0;
+
+		status = device_memory_limit(e->device, &limit, err);
+		if (status != LLM_OK && named)
+			return status;
+		if (status != LLM_OK)
+			snprintf(e->device, sizeof(e->device), "cpu");
+		else if (e->memory_limit == 0)
+			e->memory_limit = limit;
+	}
+	if (strcmp(e->device, "cpu") != 0)
+		e->params.precision = PP_PREC_NATIVE;
+	if (e->memory_limit == 0)
+		e->memory_limit = host_memory_limit();
+	return LLM_OK;
 }
 
 /* Checks the parameters and creates an engine without models. */
@@ -56,8 +94,6 @@ llm_engine_create(const llm_engine_params *params, llm_engine **out, llm_error *
 {
 	llm_engine *e;
 
-	if (check_device(params->device, err) != LLM_OK)
-		return LLM_E_UNSUPPORTED;
 	if (params->n_threads > 1024)
 		return llm_fail(err, LLM_E_RANGE, "%u threads are more than the limit of 1024",
 		                params->n_threads);
@@ -65,11 +101,15 @@ llm_engine_create(const llm_engine_params *params, llm_engine **out, llm_error *
 		return llm_fail(err, LLM_E_NOMEM, "out of memory while creating the engine");
 	e->params = *params;
 	e->params.device = NULL;
+	if (choose_device(e, params, err) != LLM_OK)
+	{
+		llm_free(e);
+		return err->code;
+	}
 	if (e->params.max_queued == 0)
 		e->params.max_queued = DEFAULT_MAX_QUEUED;
-	e->memory_limit = params->memory_limit > 0 ? params->memory_limit : default_memory_limit();
 	e->next_id = 1;
-	snprintf(e->stats.device, sizeof(e->stats.device), "cpu");
+	snprintf(e->stats.device, sizeof(e->stats.device), "%s", e->device);
 	e->stats.memory_limit = e->memory_limit;
 	pthread_mutex_init(&e->step_mutex, NULL);
 	pthread_mutex_init(&e->inbox_mutex, NULL);

@@ -28,6 +28,7 @@
 
 #include "llm.h"
 #include "llm_draft.h"
+#include "llm_device.h"
 #include "llm_forward.h"
 #include "llm_grammar.h"
 #include "llm_label.h"
@@ -190,6 +191,7 @@ struct llm_task
 struct llm_engine
 {
 	llm_engine_params params;
+	char device[LLM_DEVICE_NAME]; /* where all models run */
 	uint64_t memory_limit;
 
 	pthread_mutex_t step_mutex;

@@ -17,7 +17,6 @@
 #include "llm_check.h"
 
 #define BUDGET_MIN          64u
-#define BUDGET_MAX          2048u
 #define SEGMENT_CALIBRATE   128u
 #define CALIBRATE_MS        250.0 /* no further size is tried after this long */
 #define CALIBRATE_GAIN      0.97
@@ -88,7 +87,7 @@ llm_slot_free(llm_slot *slot)
 		slot->be->ops->kv_destroy(slot->be);
 	llm_model_free(slot->model);
 	if (slot->be != NULL)
-		pp_cpu_destroy(slot->be);
+		slot->be->ops->destroy(slot->be);
 	llm_free(slot);
 }
 
@@ -242,7 +241,8 @@ create_kv_pool(llm_slot *slot, uint64_t bytes_left, const llm_load_options *opti
 static uint32_t
 max_pass_tokens(const llm_engine *e, const llm_slot *slot)
 {
-	uint32_t max = e->params.budget_tokens > 0 ? e->params.budget_tokens : BUDGET_MAX;
+	uint32_t max =
+	    e->params.budget_tokens > 0 ? e->params.budget_tokens : slot->be->pass_tokens_max;
 
 	if (!slot->model->arch.decoder && max < slot->n_ctx)
 		max = slot->n_ctx;
@@ -344,8 +344,8 @@ slot_load(llm_engine *e, llm_slot *slot, const char *path, const llm_load_option
 {
 	uint64_t bytes_other;
 
-	if ((slot->be = pp_cpu_create(e->params.n_threads)) == NULL)
-		return llm_fail(err, LLM_E_NOMEM, "out of memory while creating the backend");
+	if (llm_device_open(e->device, e->params.n_threads, &slot->be, err) != LLM_OK)
+		return err->code;
 	if (llm_model_load(path, slot->be, e->params.precision, options->n_ctx, &slot->model, err) !=
 	    LLM_OK)
 		return err->code;

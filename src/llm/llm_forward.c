@@ -19,7 +19,7 @@
 #include "llm_forward_internal.h"
 
 /* The head reads its whole matrix once a block of rows: enough of them to make that cheap. */
-#define LOGIT_ROWS_MAX 32u
+#define LOGIT_ROWS_MAX 64u
 
 /* Widths of the scratch, in elements a token or a row. */
 typedef struct scratch_sizes
@@ -275,7 +275,7 @@ embed_tokens(llm_workspace *ws, const llm_batch *batch)
 	return result;
 }
 
-/* delta = attention block of normed. wide holds qkv until it is split, then what attention gives. */
+/* delta = attention block of normed. wide holds qkv until it is split, then attention's result. */
 static pp_result
 run_attention(llm_workspace *ws, const llm_batch *batch, uint32_t i)
 {
@@ -407,14 +407,19 @@ forward_body(llm_workspace *ws, const llm_batch *batch, bool *pending, llm_error
 	return forward_check(ws, result, err);
 }
 
-/* Tells the device what the pass works on. A pass that is tapped is not to be recorded. */
+/* Tells the device what the pass works on. A pass that is tapped is not to be recorded, nor one
+ * with index lists of its own. */
 llm_status
-forward_begin(llm_workspace *ws, const llm_batch *batch, bool causal, bool *replayed,
-              llm_error *err)
+forward_begin(llm_workspace *ws, const llm_batch *batch, bool *replayed, llm_error *err)
 {
-	pp_backend *be = ws->m->be;
-	const pp_pass pass = {.owner = ws->tap == NULL ? ws : NULL,
-	                      .causal = causal,
+	const llm_model *m = ws->m;
+	pp_backend *be = m->be;
+	bool plain = ws->tap == NULL && m->type_table == NULL && m->pos_table == NULL;
+	const pp_pass pass = {.owner = plain ? ws : NULL,
+	                      .max_tokens = ws->max_tokens,
+	                      .max_rows = ws->max_rows,
+	                      .attn = m->arch.attn,
+	                      .n_layers = m->arch.n_layers,
 	                      .n_tokens = batch->n_tokens,
 	                      .n_segs = batch->n_segs,
 	                      .n_rows = batch->n_rows,
@@ -467,7 +472,7 @@ llm_forward_decode(llm_workspace *ws, const llm_batch *batch, llm_error *err)
 	for (uint32_t i = 0; i < batch->n_rows; i++)
 		if (batch->rows[i] >= batch->n_tokens || (i > 0 && batch->rows[i] <= batch->rows[i - 1]))
 			return llm_fail(err, LLM_E_RANGE, "the wanted rows are not ascending in the batch");
-	if ((status = forward_begin(ws, batch, true, &replayed, err)) != LLM_OK)
+	if ((status = forward_begin(ws, batch, &replayed, err)) != LLM_OK)
 		return status;
 	if (!replayed)
 		status = decode_body(ws, batch, err);

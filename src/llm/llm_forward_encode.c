@@ -96,7 +96,7 @@ llm_forward_encode(llm_workspace *ws, const llm_batch *batch, float *out, llm_er
 		return status;
 	own.segs = ws->segs;
 	own.n_rows = 0;
-	if ((status = forward_begin(ws, &own, false, &replayed, err)) != LLM_OK)
+	if ((status = forward_begin(ws, &own, &replayed, err)) != LLM_OK)
 		return status;
 	if ((status = forward_body(ws, &own, &pending, err)) == LLM_OK)
 		status = forward_check(ws, run_heads(ws, &own, pending, &dev, &width), err);

@@ -42,8 +42,7 @@ llm_status forward_check(const llm_workspace *ws, pp_result result, llm_error *e
 /* Checks a batch against the model and the workspace. */
 llm_status forward_check_batch(const llm_workspace *ws, const llm_batch *batch, llm_error *err);
 /* Tells the device what the pass works on; pass_end must follow when it succeeds. */
-llm_status forward_begin(llm_workspace *ws, const llm_batch *batch, bool causal, bool *replayed,
-                         llm_error *err);
+llm_status forward_begin(llm_workspace *ws, const llm_batch *batch, bool *replayed, llm_error *err);
 /* Embeddings and all layers; the hidden state is then x, plus delta when *pending. */
 llm_status forward_body(llm_workspace *ws, const llm_batch *batch, bool *pending, llm_error *err);
 

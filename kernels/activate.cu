@@ -1,0 +1,134 @@
+/*
+ * activate.cu: the activations, gated or not, and the softcap.
+ *
+ *	activate  out[T, F] = act(x[T, 0:F]) · x[T, F:2F], or act(x[T, F])    bf16, float between
+ *	softcap   x = cap · tanh(x / cap)                                      float, in place
+ *
+ * A thread makes eight neighbours where F is a multiple of eight, else one. SiLU: arXiv 1702.03118,
+ * GELU: arXiv 1606.08415, the gated forms: arXiv 2002.05202.
+ */
+#include "cuda.cuh"
+
+#define THREADS 256
+
+/* One value. */
+static __device__ float
+activation(float x, pp_act_kind act)
+{
+	switch (act)
+	{
+		case PP_ACT_SILU:
+			return x / (1.0f + __expf(-x));
+		case PP_ACT_GELU_TANH:
+			return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+		case PP_ACT_GELU_ERF:
+			return 0.5f * x * erfcf(-0.7071067812f * x);
+		case PP_ACT_RELU:
+			return fmaxf(x, 0.0f);
+		default: /* PP_ACT_TANH */
+			return tanhf(x);
+	}
+}
+
+/* WIDTH neighbours, loaded and stored at once. */
+template <int WIDTH> struct __align__(WIDTH * sizeof(bf16)) group
+{
+	bf16 v[WIDTH];
+};
+
+/* n groups in all; gated rows are twice as long. */
+template <int WIDTH, pp_act_kind ACT>
+static __global__ void
+__launch_bounds__(THREADS)
+    activate_kernel(bf16 *out, const bf16 *x, size_t n, uint32_t f, bool gated)
+{
+	size_t i = (size_t) blockIdx.x * blockDim.x + threadIdx.x;
+	group<WIDTH> gate, up;
+
+	if (i >= n)
+		return;
+	size_t t = i * WIDTH / f;
+	const bf16 *from = x + (gated ? t * f : 0) + i * WIDTH;
+
+	gate = *(const group<WIDTH> *) from;
+	if (gated)
+		up = *(const group<WIDTH> *) (from + f);
+	for (int j = 0; j < WIDTH; j++)
+	{
+		float y = activation(__bfloat162float(gate.v[j]), ACT);
+
+		gate.v[j] = __float2bfloat16_rn(gated ? y * __bfloat162float(up.v[j]) : y);
+	}
+	*(group<WIDTH> *) (out + i * WIDTH) = gate;
+}
+
+/* n values. */
+static __global__ void
+softcap_kernel(float *x, size_t n, float cap)
+{
+	size_t i = (size_t) blockIdx.x * blockDim.x + threadIdx.x;
+
+	if (i >= n)
+		return;
+	x[i] = cap * tanhf(x[i] / cap);
+}
+
+/* Launches one activation. */
+template <pp_act_kind ACT>
+static void
+launch(pp_cuda *cu, bf16 *out, const bf16 *x, size_t n, uint32_t f, bool gated)
+{
+	size_t n_groups = f % 8 == 0 ? n / 8 : n;
+	uint32_t grid = (uint32_t) ((n_groups + THREADS - 1) / THREADS);
+
+	if (f % 8 == 0)
+		activate_kernel<8, ACT><<<grid, THREADS, 0, cu->stream>>>(out, x, n_groups, f, gated);
+	else
+		activate_kernel<1, ACT><<<grid, THREADS, 0, cu->stream>>>(out, x, n_groups, f, gated);
+}
+
+/* Activation, gated or not. */
+pp_result
+cuda_activate(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, uint32_t n_tokens, uint32_t f,
+              pp_act_kind act, bool gated)
+{
+	pp_cuda *cu = cuda_of(be);
+	size_t n = (size_t) cuda_bound_tokens(cu, n_tokens) * f;
+	bf16 *out = cuda_act(dev_out);
+	const bf16 *x = cuda_act(dev_x);
+
+	if (n == 0)
+		return PP_OK;
+	switch (act)
+	{
+		case PP_ACT_SILU:
+			launch<PP_ACT_SILU>(cu, out, x, n, f, gated);
+			break;
+		case PP_ACT_GELU_TANH:
+			launch<PP_ACT_GELU_TANH>(cu, out, x, n, f, gated);
+			break;
+		case PP_ACT_GELU_ERF:
+			launch<PP_ACT_GELU_ERF>(cu, out, x, n, f, gated);
+			break;
+		case PP_ACT_RELU:
+			launch<PP_ACT_RELU>(cu, out, x, n, f, gated);
+			break;
+		default:
+			launch<PP_ACT_TANH>(cu, out, x, n, f, gated);
+			break;
+	}
+	return cuda_launched(cu, "activate");
+}
+
+/* x = cap · tanh(x / cap). */
+pp_result
+cuda_softcap(pp_backend *be, float *dev_x, size_t n, float cap)
+{
+	pp_cuda *cu = cuda_of(be);
+
+	if (n == 0)
+		return PP_OK;
+	softcap_kernel<<<(uint32_t) ((n + THREADS - 1) / THREADS), THREADS, 0, cu->stream>>>(dev_x, n,
+	                                                                                     cap);
+	return cuda_launched(cu, "softcap");
+}

@@ -1,0 +1,417 @@
+/*
+ * matmul.cu: matrix products: which kernel, and the algorithms of cuBLASLt.
+ *
+ *	out[T, N] = x[T, K] W[N, K]ᵀ + bias, bf16 with float sums
+ *
+ * Batch invariance. A row's bits must not depend on T. cuBLASLt chooses its kernel by the shape,
+ * splits K when that fills the card better, and so would change bits; here an algorithm is chosen
+ * once for each (N, K), for a pass of ALGO_TOKENS tokens, among those that do not split K, and then
+ * serves every T. Products of few tokens, where such a tile leaves most of the card idle, go to
+ * matmul_skinny.cu; for each (N, K) it is compared with the algorithm on random data, bit for bit,
+ * and is used only where they agree. Both walk K in steps of 16 into one float sum.
+ *
+ * Logits (matmul_float, matmul_columns) are always made by the skinny kernel, in blocks of tokens,
+ * so the columns of a list equal those of the whole.
+ *
+ * no_invariance (a benchmark's) lets cuBLASLt choose for each power of two of T.
+ */
+#include <cublasLt.h>
+
+#include "cuda.cuh"
+
+#define ALGO_TOKENS    2048u
+#define N_ALGOS        256u
+#define N_HEURISTICS   16
+#define WORKSPACE      ((size_t) 32 << 20)
+#define CHECKED_TOKENS 16u
+
+/* What is known of a shape. */
+struct blas_algo
+{
+	uint32_t n_rows;
+	uint32_t n_cols;
+	uint32_t n_tokens; /* that it was chosen for */
+	bool bias;
+	bool skinny; /* gives the same bits */
+	cublasLtMatmulAlgo_t algo;
+};
+
+struct cuda_blas
+{
+	cublasLtHandle_t handle;
+	void *workspace;
+	blas_algo algos[N_ALGOS];
+	uint32_t n_algos;
+};
+
+/* The layouts of one product, in cuBLAS's column order: outᵀ = W xᵀ. */
+struct blas_product
+{
+	cublasLtMatmulDesc_t op;
+	cublasLtMatrixLayout_t w;
+	cublasLtMatrixLayout_t x;
+	cublasLtMatrixLayout_t out;
+};
+
+/* Makes the handle and its workspace. */
+bool
+cuda_blas_create(pp_cuda *cu)
+{
+	cu->blas = new (std::nothrow) cuda_blas();
+	if (cu->blas == NULL || cublasLtCreate(&cu->blas->handle) != CUBLAS_STATUS_SUCCESS)
+	{
+		cuda_fail(cu, PP_E_DEVICE, "cuBLASLt does not start");
+		return false;
+	}
+	return cuda_check(cu, cudaMalloc(&cu->blas->workspace, WORKSPACE), "cuBLASLt") == PP_OK;
+}
+
+/* Frees both. */
+void
+cuda_blas_destroy(pp_cuda *cu)
+{
+	if (cu->blas == NULL)
+		return;
+	cudaFree(cu->blas->workspace);
+	if (cu->blas->handle != NULL)
+		cublasLtDestroy(cu->blas->handle);
+	delete cu->blas;
+	cu->blas = NULL;
+}
+
+/* Frees what describe made. */
+static void
+forget(blas_product *p)
+{
+	if (p->op != NULL)
+		cublasLtMatmulDescDestroy(p->op);
+	if (p->w != NULL)
+		cublasLtMatrixLayoutDestroy(p->w);
+	if (p->x != NULL)
+		cublasLtMatrixLayoutDestroy(p->x);
+	if (p->out != NULL)
+		cublasLtMatrixLayoutDestroy(p->out);
+}
+
+/* Describes a product; bias16 may be NULL. */
+static bool
+describe(blas_product *p, uint32_t n_rows, uint32_t n_cols, uint32_t n_tokens, const bf16 *bias16)
+{
+	const cublasOperation_t transposed = CUBLAS_OP_T;
+	const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+
+	*p = blas_product();
+	if (cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) != CUBLAS_STATUS_SUCCESS ||
+	    cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+	                                   sizeof(transposed)) != CUBLAS_STATUS_SUCCESS ||
+	    cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, n_cols, n_rows, n_cols) !=
+	        CUBLAS_STATUS_SUCCESS ||
+	    cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, n_cols, n_tokens, n_cols) !=
+	        CUBLAS_STATUS_SUCCESS ||
+	    cublasLtMatrixLayoutCreate(&p->out, CUDA_R_16BF, n_rows, n_tokens, n_rows) !=
+	        CUBLAS_STATUS_SUCCESS)
+		return false;
+	return bias16 == NULL ||
+	       (cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+	                                       sizeof(epilogue)) == CUBLAS_STATUS_SUCCESS &&
+	        cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias16,
+	                                       sizeof(bias16)) == CUBLAS_STATUS_SUCCESS);
+}
+
+/* Whether an algorithm sums over all of K in one piece. */
+static bool
+is_whole(const cublasLtMatmulAlgo_t *algo)
+{
+	int32_t split = 0;
+	uint32_t scheme = 0;
+	size_t written;
+
+	return cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,
+	                                            sizeof(split), &written) == CUBLAS_STATUS_SUCCESS &&
+	       cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
+	                                            &scheme, sizeof(scheme),
+	                                            &written) == CUBLAS_STATUS_SUCCESS &&
+	       split <= 1 && scheme == CUBLASLT_REDUCTION_SCHEME_NONE;
+}
+
+/* The bytes that rows of n elements are aligned to, at most 16. */
+static uint32_t
+alignment(uint32_t n)
+{
+	return n % 8 == 0 ? 16 : n % 4 == 0 ? 8 : n % 2 == 0 ? 4 : 2;
+}
+
+/* Asks the library for its favourite that may serve. */
+static bool
+choose(cuda_blas *blas, const blas_product *p, blas_algo *algo, bool any)
+{
+	cublasLtMatmulHeuristicResult_t found[N_HEURISTICS];
+	cublasLtMatmulPreference_t preference = NULL;
+	const uint32_t align_in = alignment(algo->n_cols);
+	const uint32_t align_out = alignment(algo->n_rows);
+	const size_t workspace = WORKSPACE;
+	int n_found = 0;
+	bool ok = cublasLtMatmulPreferenceCreate(&preference) == CUBLAS_STATUS_SUCCESS;
+
+	const struct
+	{
+		cublasLtMatmulPreferenceAttributes_t what;
+		const void *value;
+		size_t bytes;
+	} wishes[] = {
+	    {CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace)},
+	    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align_in, sizeof(align_in)},
+	    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align_in, sizeof(align_in)},
+	    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_out, sizeof(align_out)},
+	    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_out, sizeof(align_out)},
+	};
+
+	for (const auto &w : wishes)
+		ok = ok && cublasLtMatmulPreferenceSetAttribute(preference, w.what, w.value, w.bytes) ==
+		               CUBLAS_STATUS_SUCCESS;
+	ok = ok &&
+	     cublasLtMatmulAlgoGetHeuristic(blas->handle, p->op, p->w, p->x, p->out, p->out, preference,
+	                                    N_HEURISTICS, found, &n_found) == CUBLAS_STATUS_SUCCESS;
+	if (preference != NULL)
+		cublasLtMatmulPreferenceDestroy(preference);
+	for (int i = 0; ok && i < n_found; i++)
+		if (found[i].state == CUBLAS_STATUS_SUCCESS && (any || is_whole(&found[i].algo)))
+		{
+			algo->algo = found[i].algo;
+			return true;
+		}
+	return false;
+}
+
+/* Runs a product by an algorithm. */
+static pp_result
+multiply(pp_cuda *cu, const blas_algo *algo, bf16 *out, const bf16 *x, const pp_matrix *w,
+         const bf16 *bias16, uint32_t n_tokens)
+{
+	const float one = 1.0f;
+	const float zero = 0.0f;
+	blas_product p;
+	cublasStatus_t status = CUBLAS_STATUS_INTERNAL_ERROR;
+
+	if (describe(&p, w->n_rows, w->n_cols, n_tokens, bias16))
+		status =
+		    cublasLtMatmul(cu->blas->handle, p.op, &one, w->data, p.w, x, p.x, &zero, out, p.out,
+		                   out, p.out, &algo->algo, cu->blas->workspace, WORKSPACE, cu->stream);
+	forget(&p);
+	if (status == CUBLAS_STATUS_SUCCESS)
+		return cuda_launched(cu, "matmul");
+	if (cuda_launched(cu, "matmul") != PP_OK)
+		return PP_E_DEVICE;
+	return cuda_fail(cu, PP_E_UNSUPPORTED, "matmul of %u x %u by %u: cuBLASLt says %d", n_tokens,
+	                 w->n_cols, w->n_rows, (int) status);
+}
+
+/* Numbers that look random, for the comparison. */
+static __global__ void
+fill_random(bf16 *x, uint32_t n)
+{
+	uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+	uint32_t h = (i + 1) * 2654435761u;
+
+	if (i >= n)
+		return;
+	h ^= h >> 15;
+	h *= 2246822519u;
+	h ^= h >> 13;
+	x[i] = __float2bfloat16_rn((float) h / 2147483648.0f - 1.0f);
+}
+
+/* Counts the elements that differ. */
+static __global__ void
+count_different(uint32_t *n_different, const bf16 *a, const bf16 *b, uint32_t n)
+{
+	uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+
+	if (i < n && __bfloat16_as_ushort(a[i]) != __bfloat16_as_ushort(b[i]))
+		atomicAdd(n_different, 1u);
+}
+
+/* Compares the skinny kernel with an algorithm, on this very matrix. */
+static bool
+same_bits(pp_cuda *cu, const blas_algo *algo, const pp_matrix *w)
+{
+	const uint32_t n_in = CHECKED_TOKENS * w->n_cols;
+	const uint32_t n_out = CHECKED_TOKENS * w->n_rows;
+	bf16 *x = (bf16 *) cuda_scratch(cu, CUDA_SCRATCH_BLAS,
+	                                ((size_t) n_in + 2 * (size_t) n_out + 128) * sizeof(bf16));
+	uint32_t n_different = 1;
+
+	if (x == NULL)
+		return false;
+	/* 16-byte boundaries for all three, the counter last */
+	bf16 *out1 = x + (n_in + 7) / 8 * 8;
+	bf16 *out2 = out1 + (n_out + 7) / 8 * 8;
+	uint32_t *counter = (uint32_t *) (out2 + (n_out + 7) / 8 * 8);
+
+	fill_random<<<(n_in + 255) / 256, 256, 0, cu->stream>>>(x, n_in);
+	if (cudaMemsetAsync(counter, 0, sizeof(*counter), cu->stream) != cudaSuccess ||
+	    multiply(cu, algo, out1, x, w, NULL, CHECKED_TOKENS) != PP_OK ||
+	    cuda_skinny(cu, out2, x, w, NULL, CHECKED_TOKENS) != cudaSuccess)
+		return false;
+	count_different<<<(n_out + 255) / 256, 256, 0, cu->stream>>>(counter, out1, out2, n_out);
+	if (cudaMemcpyAsync(&n_different, counter, sizeof(n_different), cudaMemcpyDeviceToHost,
+	                    cu->stream) != cudaSuccess ||
+	    cudaStreamSynchronize(cu->stream) != cudaSuccess)
+		return false;
+	return n_different == 0;
+}
+
+/* The algorithm of a shape; chosen at its first use. NULL with a message. */
+static const blas_algo *
+algo_of(pp_cuda *cu, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16)
+{
+	cuda_blas *blas = cu->blas;
+	blas_algo *a;
+	blas_product p;
+	uint32_t chosen_for = ALGO_TOKENS;
+	bool found;
+
+	while (cu->no_invariance && chosen_for > 8 && chosen_for / 2 >= n_tokens)
+		chosen_for /= 2;
+	for (uint32_t i = 0; i < blas->n_algos; i++)
+	{
+		a = &blas->algos[i];
+		if (a->n_rows == w->n_rows && a->n_cols == w->n_cols && a->n_tokens == chosen_for &&
+		    a->bias == (bias16 != NULL))
+			return a;
+	}
+	if (blas->n_algos == N_ALGOS)
+	{
+		cuda_fail(cu, PP_E_UNSUPPORTED, "more than %u shapes of matrices", N_ALGOS);
+		return NULL;
+	}
+	a = &blas->algos[blas->n_algos];
+	*a = blas_algo();
+	a->n_rows = w->n_rows;
+	a->n_cols = w->n_cols;
+	a->n_tokens = chosen_for;
+	a->bias = bias16 != NULL;
+	found = describe(&p, w->n_rows, w->n_cols, chosen_for, bias16) &&
+	        choose(blas, &p, a, cu->no_invariance);
+	forget(&p);
+	if (!found)
+	{
+		cuda_fail(cu, PP_E_UNSUPPORTED, "no algorithm for a matrix of %u x %u", w->n_rows,
+		          w->n_cols);
+		return NULL;
+	}
+	blas->n_algos++;
+	a->skinny = cuda_skinny_takes(w) && !cu->recording && bias16 == NULL && same_bits(cu, a, w);
+	return a;
+}
+
+/* Floats to bf16. */
+static __global__ void
+narrow_bias(bf16 *out, const float *bias, uint32_t n)
+{
+	uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+
+	if (i >= n)
+		return;
+	out[i] = __float2bfloat16_rn(bias[i]);
+}
+
+/* The matrix's copy of its bias; made at the first use, which no pass records. */
+static pp_result
+bias_of(pp_cuda *cu, pp_matrix *w, const float *dev_bias, const bf16 **bias16)
+{
+	pp_result result = PP_OK;
+
+	*bias16 = NULL;
+	if (dev_bias == NULL)
+		return PP_OK;
+	if (w->bias16 == NULL)
+		result =
+		    cuda_check(cu, cudaMalloc((void **) &w->bias16, w->n_rows * sizeof(bf16) + 16), "bias");
+	if (result == PP_OK && w->bias != dev_bias)
+	{
+		narrow_bias<<<(w->n_rows + 255) / 256, 256, 0, cu->stream>>>(w->bias16, dev_bias,
+		                                                             w->n_rows);
+		result = cuda_launched(cu, "bias");
+		w->bias = dev_bias;
+	}
+	*bias16 = w->bias16;
+	return result;
+}
+
+/* bf16 out: the skinny kernel where it gives the bits of the algorithm. */
+pp_result
+cuda_matmul(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_matrix *w,
+            const float *dev_bias, uint32_t n_tokens)
+{
+	pp_cuda *cu = cuda_of(be);
+	uint32_t n = cuda_bound_tokens(cu, n_tokens);
+	const blas_algo *algo;
+	const bf16 *bias16;
+	pp_result result;
+
+	if (n == 0 || w->n_rows == 0)
+		return PP_OK;
+	if (dev_bias != NULL)
+	{
+		if ((result = bias_of(cu, (pp_matrix *) w, dev_bias, &bias16)) != PP_OK)
+			return result;
+		algo = algo_of(cu, w, n, bias16);
+		return algo != NULL ? multiply(cu, algo, cuda_act(dev_out), cuda_act(dev_x), w, bias16, n)
+		                    : PP_E_UNSUPPORTED;
+	}
+	if ((algo = algo_of(cu, w, n, NULL)) == NULL)
+		return cu->failed ? PP_E_DEVICE : PP_E_UNSUPPORTED;
+	if (n <= CUDA_SKINNY_MAX && (algo->skinny || (cu->no_invariance && cuda_skinny_takes(w))))
+		return cuda_check(cu, cuda_skinny(cu, cuda_act(dev_out), cuda_act(dev_x), w, NULL, n),
+		                  "matmul");
+	return multiply(cu, algo, cuda_act(dev_out), cuda_act(dev_x), w, NULL, n);
+}
+
+/* Blocks of tokens by the skinny kernel, whole rows or a list of columns. */
+static pp_result
+skinny_blocks(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w, const float *bias,
+              const uint32_t *cols, uint32_t n_cols, uint32_t n_tokens)
+{
+	if (!cuda_skinny_takes(w))
+		return cuda_fail(cu, PP_E_UNSUPPORTED, "a head of %u columns", w->n_cols);
+	for (uint32_t t = 0; t < n_tokens; t += CUDA_SKINNY_MAX)
+	{
+		uint32_t n = n_tokens - t < CUDA_SKINNY_MAX ? n_tokens - t : CUDA_SKINNY_MAX;
+		pp_result result =
+		    cuda_check(cu,
+		               cuda_skinny_float(cu, out + (size_t) t * n_cols, x + (size_t) t * w->n_cols,
+		                                 w, bias, cols, n_cols, n),
+		               "matmul");
+
+		if (result != PP_OK)
+			return result;
+	}
+	return PP_OK;
+}
+
+/* Float out. */
+pp_result
+cuda_matmul_float(pp_backend *be, float *dev_out, const pp_act *dev_x, const pp_matrix *w,
+                  const float *dev_bias, uint32_t n_tokens)
+{
+	if (w->n_rows == 0)
+		return PP_OK;
+	return skinny_blocks(cuda_of(be), dev_out, cuda_act(dev_x), w, dev_bias, NULL, w->n_rows,
+	                     n_tokens);
+}
+
+/* Listed columns. */
+pp_result
+cuda_matmul_columns(pp_backend *be, float *dev_out, const pp_act *dev_x, const pp_matrix *w,
+                    const uint32_t *cols, uint32_t n_cols, uint32_t n_rows)
+{
+	pp_cuda *cu = cuda_of(be);
+	const uint32_t *dev_cols;
+
+	if (n_cols == 0 || n_rows == 0)
+		return PP_OK;
+	if ((dev_cols = cuda_index(cu, cols, n_cols)) == NULL)
+		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
+	return skinny_blocks(cu, dev_out, cuda_act(dev_x), w, NULL, dev_cols, n_cols, n_rows);
+}

@@ -1,0 +1,21 @@
+/*
+ * llm_device.h: from the setting "device" to a backend: the CPU's, or one from a shared object.
+ */
+#ifndef LLM_DEVICE_H
+#define LLM_DEVICE_H
+
+#include "../../kernels/kernels.h"
+#include "llm_status.h"
+
+#define LLM_DEVICE_NAME 32
+
+/*
+ * Resolves "cpu", "cuda", "cuda:N", "auto" or NULL to "cpu" or "cuda:N". auto takes the first CUDA
+ * device when prepack_cuda.so lies beside the program and a driver with a device is there, else the
+ * CPU; a device that was named and is not there is an error that says why.
+ */
+llm_status llm_device_find(const char *device, char name[LLM_DEVICE_NAME], llm_error *err);
+/* A backend on a device that llm_device_find named; the caller ends it with ops->destroy. */
+llm_status llm_device_open(const char *name, uint32_t n_threads, pp_backend **out, llm_error *err);
+
+#endif /* LLM_DEVICE_H */
