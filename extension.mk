@@ -15,7 +15,9 @@ OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_pro
              src/speql/speql_env.o src/speql/speql_form.o src/speql/speql_match.o \
              src/speql/speql_rewrite.o src/speql/speql_rollup.o src/speql/speql_define.o \
              src/speql/speql_registry.o src/speql/speql_build.o src/speql/speql_scan.o \
-             src/speql/speql_plan.o src/speql/speql_tables.o
+             src/speql/speql_plan.o src/speql/speql_tables.o \
+             src/speql/speql_feed.o src/speql/speql_worker.o src/speql/speql_preview.o \
+             src/speql/speql_history.o src/speql/speql_predict.o src/speql/speql_results.o
 REGRESS    = setup functions errors batch_plan permissions speql_repair
 ISOLATION  = cancel
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/prepack.conf --load-extension=prepack \

@@ -735,3 +735,45 @@ CREATE VIEW prepack.pg_stat_prepack_speculation AS SELECT * FROM prepack.pg_stat
 COMMENT ON VIEW prepack.pg_stat_prepack_speculation IS
     'what speculation did, hits by kind, misses by reason, and the time it took and saved';
 GRANT SELECT ON prepack.speculation_tables, prepack.pg_stat_prepack_speculation TO PUBLIC;
+
+CREATE FUNCTION prepack.speculate(partial_sql text, cursor_pos int DEFAULT NULL)
+RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_speculate';
+COMMENT ON FUNCTION prepack.speculate(text, int) IS
+    'takes the text that is being typed; returns at once with its id, NULL when prepack.speculation is off';
+
+CREATE FUNCTION prepack.completions(
+    id bigint, wait_ms int DEFAULT 0,
+    OUT ord int, OUT insert_text text, OUT full_sql text, OUT probability float8, OUT source text
+) RETURNS SETOF record LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_completions';
+COMMENT ON FUNCTION prepack.completions(bigint, int) IS
+    'what may come next in a text, the most probable first; waits up to wait_ms for it';
+
+CREATE FUNCTION prepack.preview(
+    id bigint, max_rows int DEFAULT 100, wait_ms int DEFAULT 0,
+    OUT block text, OUT sql text, OUT state text, OUT sampled boolean, OUT columns jsonb,
+    OUT rows jsonb, OUT total_rows bigint, OUT elapsed_ms float8
+) RETURNS SETOF record LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_preview';
+COMMENT ON FUNCTION prepack.preview(bigint, int, int) IS
+    'the blocks of a text, with first rows where there are some; a star marks the block under the cursor';
+
+CREATE FUNCTION prepack.cancel_speculation(id bigint)
+RETURNS boolean LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_cancel_speculation';
+COMMENT ON FUNCTION prepack.cancel_speculation(bigint) IS 'stops the work on a text; true when there was any';
+
+CREATE FUNCTION prepack.engine_speculations(
+    OUT id bigint, OUT roleid oid, OUT state text, OUT pid int, OUT worker_pid int,
+    OUT fed_at timestamptz
+) RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pp_speculations';
+COMMENT ON FUNCTION prepack.engine_speculations() IS 'what the view prepack.speculations shows';
+
+CREATE VIEW prepack.speculations AS
+SELECT s.id, pg_catalog.pg_get_userbyid(s.roleid) AS role, s.state, s.pid, s.worker_pid, s.fed_at
+FROM prepack.engine_speculations() s;
+COMMENT ON VIEW prepack.speculations IS
+    'texts that are being typed, one row for each session: one''s own, or all for members of pg_read_all_stats';
+GRANT SELECT ON prepack.speculations TO PUBLIC;

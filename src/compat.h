@@ -61,10 +61,12 @@
 #define PP_HAS_GROUP_RTE(query)        ((query)->hasGroupRTE)
 #define PP_FLATTEN_GROUPS(query, node) flatten_group_exprs(NULL, query, node)
 #define PP_CLEAR_GROUP_RTE(query)      ((query)->hasGroupRTE = false)
+#define PP_IS_GROUP_RTE(rte)           ((rte)->rtekind == RTE_GROUP)
 #else
 #define PP_HAS_GROUP_RTE(query)        false
 #define PP_FLATTEN_GROUPS(query, node) (node)
 #define PP_CLEAR_GROUP_RTE(query)      ((void) 0)
+#define PP_IS_GROUP_RTE(rte)           false
 #endif
 
 /* 16: permissions moved from range table entries to a list of their own. */

@@ -22,7 +22,7 @@
 
 #include "speql_lex.h"
 
-/* ---- blocks (speql_block.c) ---- */
+/* ---- blocks (speql_block.c) -------------------------------------------------------------- */
 
 typedef enum SpeqlBlockKind
 {
@@ -61,10 +61,15 @@ typedef struct SpeqlBlocks
 /* The blocks of the statement under a cursor (byte offset), the outermost first. */
 extern SpeqlBlocks *speql_blocks(const SpeqlTokens *t, int cursor);
 
+/*
+ * The statement under a cursor (byte offset): what stands between two semicolons outside of quotes.
+ */
+extern void speql_statement_at(const char *text, int cursor, int *start, int *len);
+
 /* The text of a block, with the WITH items that it may read before it. */
 extern char *speql_block_text(const SpeqlBlocks *b, int i);
 
-/* ---- analysis (speql_check.c) ---- */
+/* ---- analysis (speql_check.c) ------------------------------------------------------------ */
 
 typedef struct SpeqlCheck
 {
@@ -79,7 +84,7 @@ typedef struct SpeqlCheck
 /* Parses and analyses one text as the current role, catching every error but a cancel. */
 extern void speql_check(const char *text, SpeqlCheck *check);
 
-/* ---- edits (speql_edit.c): each returns a new text, or NULL when it has nothing to change ---- */
+/* ---- edits (speql_edit.c): each returns a new text, or NULL when it has nothing to change  */
 
 /* What closes the open brackets of a text and, if wanted, a WITH that nothing reads yet. */
 extern char *speql_closers(const SpeqlTokens *t, bool end_with);
@@ -114,13 +119,13 @@ extern int speql_level_end(const SpeqlTokens *t, int opener, int from);
 /* True when a token cannot end a query. */
 extern bool speql_dangles(const SpeqlTokens *t, int k);
 
-/* ---- names (speql_catalog.c) ---- */
+/* ---- names (speql_catalog.c) ------------------------------------------------------------- */
 
 /* The text with a name completed, or with the table that owns it joined along a foreign key. */
 extern char *speql_resolve(const SpeqlTokens *t, int k, int sqlstate, bool add_tables,
                            char **change);
 
-/* ---- repair (speql_repair.c) ---- */
+/* ---- repair (speql_repair.c) ------------------------------------------------------------- */
 
 typedef struct SpeqlRepair
 {

@@ -262,3 +262,27 @@ speql_block_text(const SpeqlBlocks *b, int i)
 		appendStringInfoChar(&out, ')');
 	return out.data;
 }
+
+/* The statement under a cursor: what stands between two semicolons outside of quotes. */
+void
+speql_statement_at(const char *text, int cursor, int *start, int *len)
+{
+	SpeqlTokens *t = speql_lex(text, strlen(text));
+
+	*start = 0;
+	*len = t->len;
+	for (int i = 0; i < t->n; i++)
+	{
+		if (t->tok[i].punct != ';')
+			continue;
+		/* Right behind a semicolon and nothing after it: still that statement. */
+		if (t->tok[i].end < cursor || (t->tok[i].end == cursor && i < t->n - 1))
+			*start = i < t->n - 1 ? t->tok[i].end : *start;
+		else
+		{
+			*len = t->tok[i].start - *start;
+			return;
+		}
+	}
+	*len = t->len - *start;
+}

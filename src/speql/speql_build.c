@@ -49,10 +49,7 @@
 #define CHARGE_STEP (128 * 1024) /* bytes that are charged to the quota at once */
 #define ROW_BYTES   (SizeofHeapTupleHeader + sizeof(ItemIdData) + 8)
 
-/*
- * ---- what it depends on
- * --------------------------------------------------------------------------
- */
+/* ---- what it depends on ------------------------------------------------------------------ */
 
 /* The relations that a definition reads, with all partitions and children. */
 static List *
@@ -152,10 +149,7 @@ track(SpeqlTable *table, List *relids)
 	return true;
 }
 
-/*
- * ---- the table
- * -------------------------------------------------------------------------------------
- */
+/* ---- the table --------------------------------------------------------------------------- */
 
 /* The extension and its owner. */
 static Oid
@@ -224,10 +218,7 @@ create_table(const Query *definition, const char *name)
 	return address.objectId;
 }
 
-/*
- * ---- its rows
- * ---------------------------------------------------------------------------------------
- */
+/* ---- its rows ---------------------------------------------------------------------------- */
 
 /* A receiver that writes rows into the table and counts bytes. */
 typedef struct Filler
@@ -334,10 +325,7 @@ analyse_table(const char *name)
 	SetUserIdAndSecContext(user, sec_context);
 }
 
-/*
- * ---- all together
- * ---------------------------------------------------------------------------------------
- */
+/* ---- all together ------------------------------------------------------------------------ */
 
 /* Stores what the registry keeps of the definition; false when there is no room. */
 static bool

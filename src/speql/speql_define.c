@@ -93,10 +93,7 @@ add_all(List *list, List *more)
 	return list;
 }
 
-/*
- * ---- outputs
- * ----------------------------------------------------------------------------------------
- */
+/* ---- outputs ----------------------------------------------------------------------------- */
 
 /* True when an expression has a subquery in it. */
 static bool
@@ -239,10 +236,7 @@ define_itself(Query *v, List *dropped)
 	return SPEQL_OK_EXACT;
 }
 
-/*
- * ---- what does not belong into a table
- * ----------------------------------------------------------------
- */
+/* ---- what does not belong into a table --------------------------------------------------- */
 
 /* True for a LIMIT below the top, whose rows depend on more than the data. */
 static bool
@@ -302,10 +296,7 @@ check_definition(const Query *v)
 	return storable(v) ? SPEQL_OK_EXACT : SPEQL_R_COLUMN;
 }
 
-/*
- * ---- definitions
- * ---------------------------------------------------------------------------------------
- */
+/* ---- definitions ------------------------------------------------------------------------- */
 
 /* The conjuncts that cannot be in a table. */
 static List *

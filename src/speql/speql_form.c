@@ -74,7 +74,8 @@ blank_walker(Node *node, void *context)
 	{
 		TargetEntry *tle = castNode(TargetEntry, node);
 
-		tle->resname = NULL;
+		if (tle->resname != NULL)
+			tle->resname = pstrdup("c"); /* the planner copies names of subqueries */
 		tle->resorigtbl = InvalidOid;
 		tle->resorigcol = 0;
 	}
@@ -93,7 +94,7 @@ speql_blank_names(const Query *query)
 	return copy;
 }
 
-/* ---- WITH items put in place --------------------------------------------------------------- */
+/* ---- WITH items put in place ------------------------------------------------------------- */
 
 typedef struct InlineContext
 {
@@ -163,7 +164,7 @@ inline_walker(Node *node, void *arg)
 	return result;
 }
 
-/* ---- what is refused ----------------------------------------------------------------------- */
+/* ---- what is refused --------------------------------------------------------------------- */
 
 /* True for a Var of a system column or of a whole row. */
 static bool
@@ -253,7 +254,7 @@ speql_relations(const Query *query, SpeqlReason *reason)
 	return context.reason == SPEQL_OK_EXACT ? context.relids : NIL;
 }
 
-/* ---- conditions ------------------------------------------------------------------------------ */
+/* ---- conditions -------------------------------------------------------------------------- */
 
 /* Folds constants, external parameters with known values among them. */
 Node *
@@ -417,6 +418,47 @@ resolve_columns(Query *q, ParamListInfo params)
 	q->jointree = (FromExpr *) PP_FLATTEN_JOIN_ALIASES(q, (Node *) q->jointree);
 }
 
+/* The entries of outer joins, which stay in FROM. */
+static Bitmapset *
+join_indexes(Node *node)
+{
+	ListCell *lc;
+	Bitmapset *indexes = NULL;
+
+	if (node == NULL || IsA(node, RangeTblRef))
+		return NULL;
+	if (IsA(node, List))
+	{
+		foreach (lc, (List *) node)
+			indexes = bms_add_members(indexes, join_indexes(lfirst(lc)));
+		return indexes;
+	}
+	indexes = bms_union(join_indexes(castNode(JoinExpr, node)->larg),
+	                    join_indexes(castNode(JoinExpr, node)->rarg));
+	return bms_add_member(indexes, castNode(JoinExpr, node)->rtindex);
+}
+
+/* Empties the entries that nothing refers to any more: of joins and groups that were resolved. */
+static void
+empty_unused_entries(SpeqlForm *form)
+{
+	Bitmapset *used = join_indexes((Node *) form->items);
+	ListCell *lc;
+
+	foreach (lc, form->query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc), *empty;
+
+		if (!(rte->rtekind == RTE_JOIN && !bms_is_member(foreach_current_index(lc) + 1, used)) &&
+		    !PP_IS_GROUP_RTE(rte))
+			continue;
+		empty = makeNode(RangeTblEntry);
+		empty->rtekind = RTE_RESULT;
+		empty->eref = makeAlias("*RESULT*", NIL);
+		lfirst(lc) = empty;
+	}
+}
+
 /* True for a block whose rows no table can hold. */
 static SpeqlReason
 refuse(const Query *q)
@@ -449,6 +491,7 @@ form_of(const Query *block, Query *q, List *ancestors, ParamListInfo params, Spe
 		return form;
 	resolve_columns(q, params);
 	add_items(form, (Node *) q->jointree, params);
+	empty_unused_entries(form);
 	form->classes = make_classes(form->conjuncts);
 	foreach (lc, q->groupClause)
 		form->groups =

@@ -11,30 +11,6 @@
 
 PG_FUNCTION_INFO_V1(pp_repair_sql);
 
-/* The statement under a cursor: what stands between two semicolons outside of quotes. */
-static void
-statement_at(const char *text, int cursor, int *start, int *len)
-{
-	SpeqlTokens *t = speql_lex(text, strlen(text));
-
-	*start = 0;
-	*len = t->len;
-	for (int i = 0; i < t->n; i++)
-	{
-		if (t->tok[i].punct != ';')
-			continue;
-		/* Right behind a semicolon and nothing after it: still that statement. */
-		if (t->tok[i].end < cursor || (t->tok[i].end == cursor && i < t->n - 1))
-			*start = i < t->n - 1 ? t->tok[i].end : *start;
-		else
-		{
-			*len = t->tok[i].start - *start;
-			return;
-		}
-	}
-	*len = t->len - *start;
-}
-
 /* Puts a row with the repair of one block. */
 static void
 put_block(ReturnSetInfo *rsi, const SpeqlBlocks *b, int i, int64 *budget)
@@ -75,7 +51,7 @@ pp_repair_sql(PG_FUNCTION_ARGS)
 	/* Positions count characters, as everywhere in SQL; beyond the ends is the end. */
 	if (!PG_ARGISNULL(1))
 		cursor = pg_mbcharcliplen(sql, cursor, Max(PG_GETARG_INT32(1), 0));
-	statement_at(sql, cursor, &start, &len);
+	speql_statement_at(sql, cursor, &start, &len);
 	sql = pnstrdup(sql + start, len);
 	b = speql_blocks(speql_lex(sql, len), cursor - start);
 	context = AllocSetContextCreate(CurrentMemoryContext, "prepack repair", ALLOCSET_DEFAULT_SIZES);

@@ -78,7 +78,7 @@ typedef struct SpeqlMatch
 /* Tries one table on one block. */
 extern void speql_match(const SpeqlForm *q, const SpeqlCandidate *c, SpeqlMatch *m);
 
-/* ---- between the files of the matcher ---- */
+/* ---- between the files of the matcher ---------------------------------------------------- */
 
 /* One attempt: a block, a definition, and which of the block's tables stands for which. */
 typedef struct SpeqlMapping
@@ -125,7 +125,7 @@ extern List *speql_rollup_parts(Aggref *agg);
 /* count(*). */
 extern Aggref *speql_count_star(void);
 
-/* ---- definitions (speql_define.c) ---- */
+/* ---- definitions (speql_define.c) -------------------------------------------------------- */
 
 /*
  * The query whose rows a table should hold to answer a block without the `dropped` conjuncts, in

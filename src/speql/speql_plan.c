@@ -13,11 +13,13 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/planner.h"
 #include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
 #include "utils/snapmgr.h"
 
 #include "compat.h"
 #include "prepack.h"
 #include "speql_env.h"
+#include "speql_history.h"
 #include "speql_match.h"
 #include "speql_registry.h"
 #include "speql_scan.h"
@@ -35,10 +37,7 @@ typedef struct Finder
 	List *uses; /* of SpeqlUse */
 } Finder;
 
-/*
- * ---- one block
- * ------------------------------------------------------------------------------------
- */
+/* ---- one block --------------------------------------------------------------------------- */
 
 /* True when a match is better than the best so far: it replaces more, or the table is smaller. */
 static bool
@@ -130,10 +129,7 @@ replace_block(Finder *f, Query *block, List *ancestors)
 	return block;
 }
 
-/*
- * ---- all blocks
- * ------------------------------------------------------------------------------------
- */
+/* ---- all blocks -------------------------------------------------------------------------- */
 
 typedef struct Walk
 {
@@ -189,10 +185,7 @@ replace_all(Finder *f, Query *block, List *ancestors)
 	return block;
 }
 
-/*
- * ---- the hook
- * -----------------------------------------------------------------------------------------
- */
+/* ---- the hook ---------------------------------------------------------------------------- */
 
 /* True for a statement that tables may answer at all. */
 static bool
@@ -238,6 +231,19 @@ plan_below(Query *query, const char *text, int cursor_options, ParamListInfo par
 	return standard_planner(query, text, cursor_options, params);
 }
 
+/* Keeps a SELECT that was submitted as it is: not what a function or another extension runs. */
+static void
+remember(const Query *parse, const char *text)
+{
+	int start = Max(parse->stmt_location, 0);
+
+	if (speql_shared == NULL || pp_speculation == PP_SPECULATION_OFF ||
+	    parse->commandType != CMD_SELECT || text == NULL || text != debug_query_string)
+		return;
+	speql_history_add(text + start,
+	                  parse->stmt_len > 0 ? parse->stmt_len : (int) strlen(text + start));
+}
+
 /* Plans a statement, over tables if that is cheaper. */
 static PlannedStmt *
 speql_planner(Query *parse, const char *text, int cursor_options, ParamListInfo params)
@@ -246,6 +252,7 @@ speql_planner(Query *parse, const char *text, int cursor_options, ParamListInfo 
 	List *uses = NIL;
 	PlannedStmt *stmt, *other;
 
+	remember(parse, text);
 	if (eligible(parse, cursor_options))
 		rewritten = over_tables(parse, params, &uses);
 	stmt = plan_below(parse, text, cursor_options, params);
@@ -269,10 +276,7 @@ speql_plan_install(void)
 	planner_hook = speql_planner;
 }
 
-/*
- * ---- explain_match
- * ----------------------------------------------------------------------------------------
- */
+/* ---- explain_match ----------------------------------------------------------------------- */
 
 /* Reports on every table the role has, for every block of a query. */
 void

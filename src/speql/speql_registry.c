@@ -100,10 +100,7 @@ speql_table_name(uint64 id)
 	return psprintf(NAME_PREFIX UINT64_FORMAT "_" UINT64_FORMAT, id, speql_shared->epoch);
 }
 
-/*
- * ---- rows
- * ------------------------------------------------------------------------------------------
- */
+/* ---- rows -------------------------------------------------------------------------------- */
 
 /* Makes a row free; its table is no longer on disk. lock is held exclusively. */
 static void
@@ -207,19 +204,16 @@ speql_registry_charge(SpeqlTable *table, int64 bytes)
 	return fits;
 }
 
-/*
- * ---- definitions, analysed
- * -----------------------------------------------------------------------------
- */
+/* ---- definitions, analysed --------------------------------------------------------------- */
 
-/* Forgets all forms when there are too many. */
+/* Forgets all forms when there are too many; nothing may hold one. */
 static void
 trim_forms(void)
 {
 	HASH_SEQ_STATUS scan;
 	CachedForm *entry;
 
-	if (hash_get_num_entries(forms) < FORMS_MAX)
+	if (forms == NULL || hash_get_num_entries(forms) < FORMS_MAX)
 		return;
 	hash_seq_init(&scan, forms);
 	while ((entry = hash_seq_search(&scan)) != NULL)
@@ -257,7 +251,6 @@ form_of_table(uint64 id, char *text)
 	entry = hash_search(forms, &id, HASH_FIND, NULL);
 	if (entry != NULL || text == NULL)
 		return entry;
-	trim_forms();
 	context = AllocSetContextCreate(CurrentMemoryContext, "prepack speculative table",
 	                                ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -273,10 +266,7 @@ form_of_table(uint64 id, char *text)
 	return entry;
 }
 
-/*
- * ---- candidates
- * ---------------------------------------------------------------------------------------------
- */
+/* ---- candidates -------------------------------------------------------------------------- */
 
 /* True when a function is still the version that the table was built with. */
 static bool
@@ -347,6 +337,7 @@ speql_registry_candidates(uint64 env)
 	List *candidates = NIL;
 	ListCell *lc;
 
+	trim_forms();
 	foreach (lc, copy_candidates(env))
 	{
 		Raw *raw = lfirst(lc);
@@ -371,10 +362,7 @@ speql_registry_candidates(uint64 env)
 	return candidates;
 }
 
-/*
- * ---- the executor's side
- * ----------------------------------------------------------------------------------------
- */
+/* ---- the executor's side ----------------------------------------------------------------- */
 
 /* The row of an id, whatever its state, or NULL. lock is held. */
 static SpeqlTable *
@@ -458,10 +446,7 @@ speql_registry_kill(uint64 id)
 	LWLockRelease(speql_shared->lock);
 }
 
-/*
- * ---- eviction and dropping
- * ----------------------------------------------------------------------------------------
- */
+/* ---- eviction and dropping --------------------------------------------------------------- */
 
 /* What a table is worth keeping for: time that it saves an hour of its space. Less goes first. */
 static double

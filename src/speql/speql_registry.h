@@ -20,7 +20,7 @@
 /* Registers the transaction callback that publishes; called while preloading. */
 extern void speql_registry_install(void);
 
-/* ---- for builders ---- */
+/* ---- for builders ------------------------------------------------------------------------ */
 
 /* A row for a new table of the current role, or NULL when all are in use. */
 extern SpeqlTable *speql_registry_reserve(SpeqlTableKind kind, uint64 env);
@@ -31,12 +31,12 @@ extern void speql_registry_publish_at_commit(SpeqlTable *table);
 /* Adds to what the tables take; false when that would be over the limit (nothing is added). */
 extern bool speql_registry_charge(SpeqlTable *table, int64 bytes);
 
-/* ---- for the planner ---- */
+/* ---- for the planner --------------------------------------------------------------------- */
 
 /* The ready tables that the current role may use, the best first: List of SpeqlCandidate. */
 extern List *speql_registry_candidates(uint64 env);
 
-/* ---- for the executor ---- */
+/* ---- for the executor -------------------------------------------------------------------- */
 
 /* What decides whether a table may be read now; allocated in the current context. */
 typedef struct SpeqlTicket
@@ -61,7 +61,7 @@ extern void speql_registry_hit(uint64 id, double saved_ms);
 /* Makes a table dead, so that the next sweep drops it. */
 extern void speql_registry_kill(uint64 id);
 
-/* ---- for workers ---- */
+/* ---- for workers ------------------------------------------------------------------------- */
 
 /* Makes tables dead that are old, stale or in the way of `wanted` more bytes. Returns how many. */
 extern int speql_registry_evict(int64 wanted);

@@ -102,10 +102,7 @@ use_classes(Rewrite *r, List *classes)
 	r->outputs = (List *) speql_represent((Node *) r->m->outputs, classes);
 }
 
-/*
- * ---- expressions
- * ----------------------------------------------------------------------------------
- */
+/* ---- expressions ------------------------------------------------------------------------- */
 
 /* Notes why the block cannot be built; the mutator then just ends. */
 static Node *
@@ -208,10 +205,7 @@ rewrite(Rewrite *r, Node *node, List *classes)
 	return rewrite_mutator(node, r);
 }
 
-/*
- * ---- which way (step 6, and what blocks may have besides)
- * ---------------------------------------------
- */
+/* ---- which way (step 6, and what blocks may have besides) -------------------------------- */
 
 /* True for a definition whose rows are only good for the very block. */
 static bool
@@ -345,10 +339,7 @@ choose_mode(const SpeqlMapping *m, Mode *mode)
 	return SPEQL_OK_EXACT;
 }
 
-/*
- * ---- the new block
- * ------------------------------------------------------------------------------------
- */
+/* ---- the new block ----------------------------------------------------------------------- */
 
 /*
  * The entry of the table. Its owner is the extension's; who may read it was decided by the match.

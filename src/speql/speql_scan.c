@@ -61,10 +61,7 @@ use_from_list(List *facts)
 	return use;
 }
 
-/*
- * ---- the verdict
- * ------------------------------------------------------------------------------------
- */
+/* ---- the verdict ------------------------------------------------------------------------- */
 
 /* May this table be read now? Takes a lock on it first, so that it cannot go away. */
 static SpeqlReason
@@ -104,10 +101,7 @@ decide(SpeculationState *state, Snapshot snapshot, double cost_saved)
 	}
 }
 
-/*
- * ---- the node
- * -----------------------------------------------------------------------------------------
- */
+/* ---- the node ---------------------------------------------------------------------------- */
 
 /* Starts the plan over the tables. */
 static void
@@ -283,10 +277,7 @@ speql_scan_install(void)
 	RegisterCustomScanMethods(&scan_methods);
 }
 
-/*
- * ---- planning
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- planning ---------------------------------------------------------------------------- */
 
 /* Puts the node on top. */
 void
@@ -327,4 +318,15 @@ speql_scan_wrap(PlannedStmt *original, PlannedStmt *over_tables, List *uses)
 	original->planTree = &scan->scan.plan;
 	original->relationOids = list_concat(original->relationOids, over_tables->relationOids);
 	original->invalItems = list_concat(original->invalItems, over_tables->invalItems);
+}
+
+/* The cost of the plan below the node. */
+double
+speql_original_cost(const PlannedStmt *stmt)
+{
+	const Plan *top = stmt->planTree;
+
+	if (IsA(top, CustomScan) && ((const CustomScan *) top)->methods == &scan_methods)
+		top = outerPlan(top);
+	return top->total_cost;
 }

@@ -28,4 +28,7 @@ typedef struct SpeqlUse
 /* Puts the node on top of a planned statement. uses: List of SpeqlUse. */
 extern void speql_scan_wrap(PlannedStmt *original, PlannedStmt *over_tables, List *uses);
 
+/* What a statement would cost without tables, whether its plan reads some or not. */
+extern double speql_original_cost(const PlannedStmt *stmt);
+
 #endif /* SPEQL_SCAN_H */

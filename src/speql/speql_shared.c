@@ -44,7 +44,9 @@ shared_init(void)
 	speql_shared->lock = &locks[0].lock;
 	speql_shared->track_lock = &locks[1].lock;
 	speql_shared->next_table = speql_shared->next_feed = speql_shared->next_registration = 1;
+	speql_shared->next_history = 1;
 	speql_shared->epoch = (uint64) GetCurrentTimestamp();
+	ConditionVariableInit(&speql_shared->changed);
 	pg_atomic_init_u32(&speql_shared->n_tracked, 0);
 	pg_atomic_init_u32(&speql_shared->n_ready, 0);
 	for (int i = 0; i < SPEQL_TRACKED_MAX; i++)

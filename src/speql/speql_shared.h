@@ -22,6 +22,7 @@
 #include "access/transam.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
+#include "storage/condition_variable.h"
 #include "storage/itemptr.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -31,8 +32,9 @@
 #define SPEQL_TRACKED_MAX  128  /* relations */
 #define SPEQL_RING         1024 /* writers kept of each; more since a build make its table stale */
 #define SPEQL_TABLES_MAX   256
-#define SPEQL_DEPS_MAX     48 /* relations that one table may be built from, partitions included */
-#define SPEQL_FUNCS_MAX    8  /* functions of users that one table's definition may call */
+#define SPEQL_DEPS_MAX     48  /* relations that one table may be built from, partitions included */
+#define SPEQL_FUNCS_MAX    8   /* functions of users that one table's definition may call */
+#define SPEQL_HISTORY_MAX  512 /* statements of all roles */
 #define SPEQL_SESSIONS_MAX 64
 #define SPEQL_BLOCKS_MAX   16 /* blocks of a text that get a preview */
 
@@ -136,23 +138,25 @@ typedef struct SpeqlSession
 {
 	SpeqlSessionState state;
 	Oid dbid;
-	Oid roleid;
-	int feeder;        /* pid of the backend that feeds it */
-	int worker;        /* pid, 0 until it runs */
-	Latch *latch;      /* of the worker */
-	uint64 id;         /* of the newest text */
-	uint64 done_id;    /* all work for it is finished */
-	uint64 results_id; /* of the text that completions and previews are of */
+	Oid login;             /* who logged in: the worker connects as that role */
+	Oid roleid;            /* who types: the worker works as that role */
+	int feeder;            /* pid of the backend that feeds it */
+	int worker;            /* pid, 0 until it runs */
+	Latch *latch;          /* of the worker; NULL until it runs */
+	uint64 id;             /* of the newest text */
+	uint64 completions_id; /* of the text that the completions are of */
+	uint64 previews_id;    /* of the text that the previews are of */
+	uint64 done_id;        /* all work for it is finished */
+	int level;             /* PpSpeculation of the feeder */
 	dsa_pointer text;
-	int text_len;
 	int cursor;           /* byte offset */
-	dsa_pointer settings; /* see speql_env.c */
+	dsa_pointer settings; /* see speql_env.h */
+	int bytes_settings;
 	uint64 env;
 	TimestampTz fed_at;
-	dsa_pointer anchor;      /* what the running build needs to find in a newer text */
-	bool cancel;             /* stop what runs */
-	dsa_pointer completions; /* serialised rows, see speql_predict.c */
-	int n_completions;
+	dsa_pointer anchor;      /* what a newer text must contain for the running build to go on */
+	dsa_pointer completions; /* see speql_predict.h */
+	int bytes_completions;
 	int n_previews;
 	SpeqlPreview previews[SPEQL_BLOCKS_MAX];
 } SpeqlSession;
@@ -190,6 +194,17 @@ typedef enum SpeqlReason
 	SPEQL_N_REASONS
 } SpeqlReason;
 
+/* A statement that a role ran. */
+typedef struct SpeqlHistory
+{
+	Oid dbid;
+	Oid roleid;
+	uint64 hash; /* of the text */
+	dsa_pointer text;
+	int n_runs;
+	uint64 last; /* larger: later */
+} SpeqlHistory;
+
 /* Counters of speculation, of the whole server. */
 typedef struct SpeqlCounters
 {
@@ -214,12 +229,15 @@ typedef struct SpeqlShared
 	uint64 next_table;
 	uint64 next_feed;
 	uint64 next_registration;
-	uint64 epoch; /* of this life of the server; names of tables carry it */
-	int64 bytes;  /* of all tables, building ones included */
+	ConditionVariable changed; /* of a session's results; broadcast without `lock` */
+	uint64 epoch;              /* of this life of the server; names of tables carry it */
+	int64 bytes;               /* of all tables, building ones included */
 	SpeqlCounters counters;
 	SpeqlTracked tracked[SPEQL_TRACKED_MAX];
 	SpeqlTable tables[SPEQL_TABLES_MAX];
 	SpeqlSession sessions[SPEQL_SESSIONS_MAX];
+	uint64 next_history;
+	SpeqlHistory history[SPEQL_HISTORY_MAX];
 } SpeqlShared;
 
 extern SpeqlShared *speql_shared; /* NULL: not preloaded */

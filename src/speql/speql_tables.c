@@ -19,6 +19,7 @@
 #include "prepack.h"
 #include "speql_build.h"
 #include "speql_env.h"
+#include "speql_history.h"
 #include "speql_plan.h"
 #include "speql_registry.h"
 #include "speql_track.h"
@@ -29,10 +30,7 @@ PG_FUNCTION_INFO_V1(pp_reset_speculation);
 PG_FUNCTION_INFO_V1(pp_speculation_tables);
 PG_FUNCTION_INFO_V1(pp_stat_speculation);
 
-/*
- * ---- building on demand
- * ----------------------------------------------------------------------------
- */
+/* ---- building on demand ------------------------------------------------------------------ */
 
 /* Builds one definition; raises an error when it does not come about. */
 static uint64
@@ -84,10 +82,7 @@ pp_materialize(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(build_or_fail(form, NIL, SPEQL_KIND_EXACT));
 }
 
-/*
- * ---- explain_match
- * --------------------------------------------------------------------------------------
- */
+/* ---- explain_match ----------------------------------------------------------------------- */
 
 /* Puts one row of explain_match. */
 static void
@@ -120,10 +115,7 @@ pp_explain_match(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
-/*
- * ---- forgetting
- * -------------------------------------------------------------------------------------------
- */
+/* ---- forgetting -------------------------------------------------------------------------- */
 
 /* reset_speculation(): forgets the role's tables in this database. */
 Datum
@@ -133,15 +125,13 @@ pp_reset_speculation(PG_FUNCTION_ARGS)
 
 	pp_require_preload();
 	n = speql_registry_reset(GetUserId());
+	speql_history_clear();
 	if (!RecoveryInProgress() && !XactReadOnly)
 		speql_registry_sweep();
 	PG_RETURN_INT32(n);
 }
 
-/*
- * views
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- views ------------------------------------------------------------------------------- */
 
 static const char *const state_names[] = {"free", "building", "ready", "dead"};
 static const char *const kind_names[] = {"exact", "superset"};

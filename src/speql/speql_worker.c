@@ -1,0 +1,603 @@
+/*
+ * speql_worker.c: the background worker of one typing session.
+ *
+ * For each text that it finds: repair its blocks; publish completions; preview the block under the
+ * cursor; build tables, cheapest use first; preview again. It looks for a newer text between the
+ * steps, and a build that a newer text makes useless is cancelled by whoever feeds that text. Each
+ * step is a transaction of its own, and an error in it is only that step's end.
+ *
+ * The worker logs in as whoever logged in where the text was typed, sets the same role, and works
+ * under the same settings. It ends after IDLE_MS without a text.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/async.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "nodes/extensible.h"
+#include "optimizer/optimizer.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "prepack.h"
+#include "speql.h"
+#include "speql_build.h"
+#include "speql_env.h"
+#include "speql_feed.h"
+#include "speql_predict.h"
+#include "speql_preview.h"
+#include "speql_registry.h"
+#include "speql_scan.h"
+
+#define IDLE_MS        60000
+#define SWEEP_MS       5000 /* between looks at tables that are to go */
+#define PAUSE_MS       250  /* of typing, before something costly is built */
+#define COSTLY_MS      20   /* what is worth waiting for a pause */
+#define CHEAP_MS       2    /* what is not worth a table */
+#define SAMPLE_OVER_MS 400  /* a preview that would take longer reads a sample */
+#define SAMPLE_PERCENT 2.0
+/* an existing table must be so much cheaper than none, else a better is built */
+#define MIN_GAIN          4.0
+#define FIRST_MS_PER_COST 0.004 /* until builds have shown what a unit of cost takes */
+
+/* One block of the text at hand. */
+typedef struct Work
+{
+	const SpeqlBlock *block;
+	bool under_cursor;
+	char *text;   /* with the WITH items that it reads */
+	char *anchor; /* the part of the typed text that its repair kept */
+	SpeqlRepair repair;
+	SpeqlPreview preview;
+	bool runs; /* valid, joined, free of side effects */
+} Work;
+
+/* What the worker keeps while it handles a text. */
+typedef struct Speculator
+{
+	int session;
+	SpeqlRequest request;
+	MemoryContext context; /* of the text; reset for the next one */
+	SpeqlBlocks *blocks;
+	Work *work;
+	int n;
+	double ms_per_cost; /* learnt from builds; outlives texts */
+	bool cancelled;     /* the step at hand ended by a cancel */
+} Speculator;
+
+typedef void (*Step)(Speculator *s, void *arg);
+
+static Speculator speculator;
+
+/* ---- steps ------------------------------------------------------------------------------- */
+
+/* Runs a step in a transaction of its own; false with the message in the context when it fails. */
+static bool
+run_step(Speculator *s, Step step, void *arg, int timeout_ms, char **message)
+{
+	volatile bool good = true;
+
+	s->cancelled = false;
+	CHECK_FOR_INTERRUPTS();
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(s->context);
+		enable_timeout_after(STATEMENT_TIMEOUT, timeout_ms);
+		step(s, arg);
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		MemoryContextSwitchTo(s->context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		QueryCancelPending = false;
+		s->cancelled = error->sqlerrcode == ERRCODE_QUERY_CANCELED;
+		if (message != NULL)
+			*message = error->message;
+		good = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(s->context);
+	return good;
+}
+
+/* True when a newer text is there. */
+static bool
+superseded(const Speculator *s)
+{
+	return speql_feed_superseded(s->session, s->request.id);
+}
+
+/* Step: tells whoever listens. */
+static void
+step_notify(Speculator *s, void *arg)
+{
+	Async_Notify("prepack_speculation", psprintf("{\"id\": " UINT64_FORMAT ", \"event\": \"%s\"}",
+	                                             s->request.id, (const char *) arg));
+}
+
+/* Sends an event. */
+static void
+notify(Speculator *s, const char *event)
+{
+	(void) run_step(s, step_notify, unconstify(char *, event), 1000, NULL);
+}
+
+/* Waits for a pause of typing; false when a newer text came. */
+static bool
+wait_for_pause(Speculator *s, int ms)
+{
+	TimestampTz end = GetCurrentTimestamp() + ms * INT64CONST(1000);
+
+	while (!superseded(s))
+	{
+		long left = (long) ((end - GetCurrentTimestamp()) / 1000);
+
+		if (left <= 0)
+			return true;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left,
+		                 PP_WAIT_EVENT_NEW("PrepackSpeculatorPause"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return false;
+}
+
+/* ---- repair ------------------------------------------------------------------------------ */
+
+/* True when two tokens are spelt alike. */
+static bool
+same_token(const SpeqlTokens *a, int i, const SpeqlTokens *b, int k)
+{
+	int len = a->tok[i].end - a->tok[i].start;
+
+	return len == b->tok[k].end - b->tok[k].start &&
+	       strncmp(a->text + a->tok[i].start, b->text + b->tok[k].start, len) == 0;
+}
+
+/*
+ * The tokens that a block's own text and its repaired text begin with: as long as a text has them,
+ * what was made of the repaired text is of use. The WITH items before the block do not count.
+ */
+static char *
+anchor_of(const SpeqlBlocks *b, const Work *w)
+{
+	SpeqlTokens *typed = speql_lex(w->text, strlen(w->text));
+	SpeqlTokens *repaired = w->repair.sql ? speql_lex(w->repair.sql, strlen(w->repair.sql)) : typed;
+	int own = typed->n - (w->block->last - w->block->first), n = 0;
+
+	while (n < typed->n && n < repaired->n && same_token(typed, n, repaired, n))
+		n++;
+	own = Max(own, 0);
+	if (n <= own)
+		return pstrdup("");
+	return pnstrdup(w->text + typed->tok[own].start, typed->tok[n - 1].end - typed->tok[own].start);
+}
+
+/* Step: repairs every block. */
+static void
+step_repair(Speculator *s, void *arg)
+{
+	int64 budget = SPEQL_REPAIR_BUDGET;
+	int start, len;
+	char *text;
+
+	speql_statement_at(s->request.text, s->request.cursor, &start, &len);
+	text = pnstrdup(s->request.text + start, len);
+	s->blocks = speql_blocks(speql_lex(text, len), s->request.cursor - start);
+	s->n = Min(s->blocks->n, SPEQL_BLOCKS_MAX);
+	s->work = palloc0(sizeof(Work) * Max(s->n, 1));
+	for (int i = 0; i < s->n; i++)
+	{
+		Work *w = &s->work[i];
+
+		w->block = &s->blocks->block[i];
+		w->under_cursor = i == s->blocks->cursor;
+		w->text = speql_block_text(s->blocks, i);
+		speql_repair(w->text, w->block->kind, &budget, &w->repair);
+		w->anchor = anchor_of(s->blocks, w);
+		w->runs = w->repair.valid && !w->repair.cross;
+		strlcpy(w->preview.block, w->block->name, NAMEDATALEN);
+		strlcpy(w->preview.state,
+		        w->repair.valid ? (w->repair.cross ? "skipped" : "running") : "invalid",
+		        sizeof(w->preview.state));
+		w->preview.under_cursor = w->under_cursor;
+		w->preview.total_rows = -1;
+	}
+	pg_atomic_fetch_add_u64(&speql_shared->counters.n_repairs, 1);
+}
+
+/* ---- previews ---------------------------------------------------------------------------- */
+
+/*
+ * Publishes what is there; the pieces are copied, since the registry of sessions takes them over.
+ */
+static void
+publish_previews(Speculator *s)
+{
+	SpeqlPreview *copies = palloc(sizeof(SpeqlPreview) * Max(s->n, 1));
+
+	for (int i = 0; i < s->n; i++)
+	{
+		SpeqlPreview *p = &s->work[i].preview;
+		const char *sql = s->work[i].repair.valid ? s->work[i].repair.sql : s->work[i].text;
+		const char *columns = speql_text(p->columns), *rows = speql_text(p->rows);
+
+		copies[i] = *p;
+		copies[i].sql = speql_store(sql, strlen(sql) + 1);
+		copies[i].columns = columns ? speql_store(columns, strlen(columns) + 1) : InvalidDsaPointer;
+		copies[i].rows = rows ? speql_store(rows, strlen(rows) + 1) : InvalidDsaPointer;
+	}
+	speql_feed_put_previews(s->session, s->request.id, copies, s->n);
+}
+
+/* Frees the worker's own pieces. */
+static void
+drop_previews(Speculator *s)
+{
+	for (int i = 0; i < s->n; i++)
+	{
+		speql_release(&s->work[i].preview.columns);
+		speql_release(&s->work[i].preview.rows);
+	}
+	s->n = 0;
+}
+
+typedef struct PreviewStep
+{
+	Work *work;
+	double sample;
+} PreviewStep;
+
+/* Step: runs one preview. */
+static void
+step_preview(Speculator *s, void *arg)
+{
+	PreviewStep *step = arg;
+	SpeqlPreview fresh = step->work->preview;
+
+	fresh.columns = fresh.rows = InvalidDsaPointer;
+	fresh.sampled = false;
+	speql_preview_run(step->work->repair.sql, step->sample, &fresh);
+	speql_release(&step->work->preview.columns);
+	speql_release(&step->work->preview.rows);
+	step->work->preview = fresh;
+}
+
+/* Previews a block; sampled when the whole would take too long. */
+static void
+preview(Speculator *s, Work *w, double expected_ms)
+{
+	PreviewStep step = {w, expected_ms > SAMPLE_OVER_MS ? SAMPLE_PERCENT : 100};
+	bool good;
+
+	if (speql_feed_anchor(s->session, w->anchor))
+	{
+		good = run_step(s, step_preview, &step, pp_speculation_statement_timeout, NULL);
+		strlcpy(w->preview.state, good ? "ready" : "failed", sizeof(w->preview.state));
+		if (good)
+			pg_atomic_fetch_add_u64(&speql_shared->counters.n_previews, 1);
+	}
+	(void) speql_feed_anchor(s->session, NULL);
+	if (superseded(s))
+		return;
+	publish_previews(s);
+	notify(s, "preview");
+}
+
+/* ---- tables ------------------------------------------------------------------------------ */
+
+/* What is known of a block before anything of it runs. */
+typedef struct Outlook
+{
+	Work *work;
+	bool may_run;
+	double ms_plain; /* without tables */
+	double ms_now;   /* with the tables that are there */
+} Outlook;
+
+/* Step: plans a block. */
+static void
+step_outlook(Speculator *s, void *arg)
+{
+	Outlook *o = arg;
+	Query *query = speql_analyse(o->work->repair.sql);
+	PlannedStmt *plan;
+	Plan *top;
+
+	o->may_run = speql_may_run(query);
+	if (!o->may_run)
+		return;
+	plan = planner(query, o->work->repair.sql, CURSOR_OPT_PARALLEL_OK, NULL);
+	top = plan->planTree;
+	o->ms_now = top->total_cost * s->ms_per_cost;
+	o->ms_plain = speql_original_cost(plan) * s->ms_per_cost;
+}
+
+/* A table that may be built. */
+typedef struct BuildStep
+{
+	Work *work;
+	bool superset;
+	uint64 id;
+	double ms;
+} BuildStep;
+
+/* Learns what a unit of cost takes. */
+static void
+learn(Speculator *s, double cost, double ms)
+{
+	double seen = ms / Max(cost, 1);
+
+	if (ms > CHEAP_MS)
+		s->ms_per_cost = 0.7 * s->ms_per_cost + 0.3 * seen;
+}
+
+/* Step: builds one table, if what it would hold is worth it and fits. */
+static void
+step_build(Speculator *s, void *arg)
+{
+	BuildStep *step = arg;
+	SpeqlReason reason;
+	SpeqlForm *form = speql_named_form(speql_analyse(step->work->repair.sql), &reason);
+	List *dropped = form && step->superset ? speql_constant_conjuncts(form) : NIL;
+	Query *definition = form ? speql_define(form, dropped, &reason) : NULL;
+	SpeqlEstimate e;
+	const char *problem;
+	TimestampTz start = GetCurrentTimestamp();
+
+	if (definition == NULL || (step->superset && dropped == NIL))
+		return;
+	e = speql_estimate(definition);
+	if (e.bytes > pp_speculation_max_bytes * 1024.0 * 1024.0 / 2 ||
+	    e.cost * s->ms_per_cost > pp_speculation_statement_timeout)
+		return;
+	(void) speql_registry_evict((int64) e.bytes);
+	step->id = speql_build(definition, step->superset ? SPEQL_KIND_SUPERSET : SPEQL_KIND_EXACT,
+	                       s->request.env, &problem);
+	step->ms = (GetCurrentTimestamp() - start) / 1000.0;
+	learn(s, e.cost, step->ms);
+}
+
+/* Builds a table for a block. True when there is one now. */
+static bool
+build(Speculator *s, Work *w, bool superset)
+{
+	BuildStep step = {w, superset, 0, 0};
+	TimestampTz start = GetCurrentTimestamp();
+	bool good;
+
+	if (!speql_feed_anchor(s->session, w->anchor))
+		return false;
+	good = run_step(s, step_build, &step, pp_speculation_statement_timeout, NULL);
+	(void) speql_feed_anchor(s->session, NULL);
+	if (s->cancelled)
+	{
+		pg_atomic_fetch_add_u64(&speql_shared->counters.n_cancelled, 1);
+		pg_atomic_fetch_add_u64(&speql_shared->counters.wasted_us,
+		                        (uint64) (GetCurrentTimestamp() - start));
+	}
+	if (good && step.id != 0 && !superseded(s))
+		notify(s, "table");
+	return good && step.id != 0;
+}
+
+/* Works on one block: a first preview, its tables, the preview again if it was only a sample. */
+static void
+work_on(Speculator *s, Work *w)
+{
+	Outlook o = {.work = w};
+	bool built = false;
+
+	if (!w->runs || !run_step(s, step_outlook, &o, 2000, NULL) || !o.may_run)
+	{
+		if (w->runs)
+			strlcpy(w->preview.state, "skipped", sizeof(w->preview.state));
+		return;
+	}
+	if (w->under_cursor && !superseded(s))
+		preview(s, w, o.ms_now);
+	if (s->request.level < PP_SPECULATION_MATERIALIZE || o.ms_plain < CHEAP_MS)
+		return;
+	if (o.ms_now * MIN_GAIN > o.ms_plain)
+	{
+		if (o.ms_plain > COSTLY_MS && !wait_for_pause(s, PAUSE_MS))
+			return;
+		built = build(s, w, false);
+	}
+	if (w->under_cursor && built && !superseded(s) &&
+	    (w->preview.sampled || strcmp(w->preview.state, "ready") != 0))
+		preview(s, w, 0);
+}
+
+/* Builds what answers edits of the constants that were typed, once nothing else is to be done. */
+static void
+work_on_edits(Speculator *s, Work *w)
+{
+	Outlook o = {.work = w};
+
+	if (!w->runs || s->request.level < PP_SPECULATION_MATERIALIZE ||
+	    !wait_for_pause(s, 2 * PAUSE_MS))
+		return;
+	if (run_step(s, step_outlook, &o, 2000, NULL) && o.may_run && o.ms_plain >= COSTLY_MS)
+		(void) build(s, w, true);
+}
+
+/* ---- one text ---------------------------------------------------------------------------- */
+
+/* Step: makes completions. */
+static void
+step_predict(Speculator *s, void *arg)
+{
+	StringInfoData data;
+
+	initStringInfo(&data);
+	speql_predict(s->request.text, s->request.cursor, s->n ? s->work[0].repair.sql : NULL,
+	              s->n && s->work[0].repair.valid, &data);
+	speql_feed_put_completions(s->session, s->request.id, data.data, data.len);
+	pg_atomic_fetch_add_u64(&speql_shared->counters.n_completions, 1);
+}
+
+/* The block under the cursor, or NULL. */
+static Work *
+cursor_block(Speculator *s)
+{
+	for (int i = 0; i < s->n; i++)
+		if (s->work[i].under_cursor)
+			return &s->work[i];
+	return NULL;
+}
+
+/* Does all there is to do for a text, until a newer one comes. */
+static void
+work_on_text(Speculator *s)
+{
+	Work *at_cursor;
+
+	if (!run_step(s, step_repair, NULL, 1000, NULL) || superseded(s))
+		return;
+	if (run_step(s, step_predict, NULL, 1000, NULL))
+		notify(s, "completions");
+	at_cursor = cursor_block(s);
+	if (at_cursor != NULL && !superseded(s))
+		work_on(s, at_cursor);
+	/* WITH items and subqueries before what reads them: the statement's build then reads theirs. */
+	for (int i = s->n - 1; i >= 0 && !superseded(s); i--)
+		if (!s->work[i].under_cursor)
+			work_on(s, &s->work[i]);
+	if (s->n > 0 && !superseded(s))
+		work_on_edits(s, &s->work[0]);
+	if (superseded(s))
+		return;
+	publish_previews(s);
+	speql_feed_done(s->session, s->request.id);
+	notify(s, "done");
+}
+
+/* Step: drops tables that are of no use. */
+static void
+step_sweep(Speculator *s, void *arg)
+{
+	(void) speql_registry_evict(0);
+	speql_registry_sweep();
+}
+
+/* ---- the process ------------------------------------------------------------------------- */
+
+/* At every kind of exit. */
+static void
+on_exit_speculator(int code, Datum arg)
+{
+	speql_feed_leave(DatumGetInt32(arg));
+}
+
+/* Becomes the role that typed. */
+static void
+become(Oid login, Oid roleid)
+{
+	if (login == roleid)
+		return;
+	StartTransactionCommand();
+	(void) set_config_option("role", GetUserNameFromId(roleid, false), PGC_USERSET, PGC_S_SESSION,
+	                         GUC_ACTION_SET, true, ERROR, false);
+	CommitTransactionCommand();
+}
+
+/* Step: takes over the settings of the typing session. */
+static void
+step_settings(Speculator *s, void *arg)
+{
+	if (!speql_env_apply(s->request.settings, s->request.bytes_settings))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+		                errmsg("the settings of the typing session could not be taken over")));
+}
+
+/* Connects as the session says. */
+static void
+start(Speculator *s, int session)
+{
+	Oid dbid, login, roleid;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	before_shmem_exit(on_exit_speculator, Int32GetDatum(session));
+	speql_feed_identity(session, &dbid, &login, &roleid);
+	BackgroundWorkerInitializeConnectionByOid(dbid, login, 0);
+	become(login, roleid);
+	s->session = session;
+	s->ms_per_cost = FIRST_MS_PER_COST;
+	s->context =
+	    AllocSetContextCreate(TopMemoryContext, "prepack speculator", ALLOCSET_DEFAULT_SIZES);
+	speql_feed_enter(session);
+}
+
+/* Waits for a text; false after a long time without one. */
+static bool
+next_text(Speculator *s)
+{
+	uint64 last = s->request.id;
+	int idle = 0;
+
+	drop_previews(s);
+	MemoryContextReset(s->context);
+	MemoryContextSwitchTo(s->context);
+	while (!speql_feed_take(s->session, last, &s->request))
+	{
+		int rc = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, SWEEP_MS,
+		                   PP_WAIT_EVENT_NEW("PrepackSpeculator"));
+
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (!(rc & WL_TIMEOUT))
+			continue;
+		(void) run_step(s, step_sweep, NULL, 5000, NULL);
+		idle += SWEEP_MS;
+		if (idle >= IDLE_MS)
+			return false;
+	}
+	return true;
+}
+
+/* The worker. */
+void
+pp_speculator_main(Datum main_arg)
+{
+	Speculator *s = &speculator;
+
+	start(s, DatumGetInt32(main_arg));
+	while (next_text(s))
+	{
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		pgstat_report_activity(STATE_RUNNING, "speculating");
+		if (run_step(s, step_settings, NULL, 1000, NULL))
+			work_on_text(s);
+		pgstat_report_activity(STATE_IDLE, NULL);
+	}
+	proc_exit(0);
+}
