@@ -54,7 +54,7 @@ TESTS         = test_alloc test_arch test_chat test_cpu_attn test_cpu_ops test_d
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors fuzz_tokenizer
 BENCHES       = bench_ops
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
-                test_wrap_comments test_bench_llm test_check_docs test_cli
+                test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli
 
 # --- flags ------------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
 .PHONY: all engine cuda check check-llm check-style check-layers check-unit check-asan \
         check-corpora check-fuzz check-scripts models bench-llm bench-sql install install-engine \
-        uninstall clean format \
+        install-extension uninstall clean clean-extension format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
         fuzz-grammar extension check-sql check-docs check-versions installcheck quickstart \
         start stop env psql
@@ -190,26 +190,33 @@ bench-sql: all models           ## the promises of the extension, into $(BUILD)/
 	$(MAKE) --no-print-directory install
 	bench/bench-sql --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
 
-install: install-engine extension ## install the extension into PostgreSQL, the command into PREFIX
+install: install-engine install-extension ## the extension into PostgreSQL, the command into PREFIX
+
+install-extension: extension $(BUILD)/prepack-engine ## the library, its script and the engine
 	$(EXT_MAKE) install
 	install -d $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)
 	for f in prepack-engine $(notdir $(wildcard $(BUILD)/prepack_cuda.so)); do \
 	    install -m 755 $(BUILD)/$$f $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/ || exit 1; done
 
-install-engine: $(BUILD)/prepack-engine
+install-engine: $(BUILD)/prepack-engine ## the engine as a command, into PREFIX/bin
 	install -d $(DESTDIR)$(PREFIX)/bin
 	for f in prepack-engine $(notdir $(wildcard $(BUILD)/prepack_cuda.so)); do \
 	    install -m 755 $(BUILD)/$$f $(DESTDIR)$(PREFIX)/bin/ || exit 1; done
 
 uninstall:                      ## remove what install put there
+	$(EXT_MAKE) uninstall
+	cd $(DESTDIR)$$($(PG_CONFIG) --pkglibdir) && rm -f prepack-engine prepack_cuda.so
 	rm -f $(DESTDIR)$(PREFIX)/bin/prepack-engine $(DESTDIR)$(PREFIX)/bin/prepack_cuda.so
 
 format:                         ## wrap wide comments, lay out all C files by .clang-format
 	git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs scripts/wrap-comments
 	git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format -i
 
-clean:                          ## remove everything built
+clean:                          ## remove everything built but the extension's objects
 	rm -rf $(BUILD)
+
+clean-extension:                ## remove the extension's objects, which lie beside the sources
+	$(EXT_MAKE) clean
 
 help:                           ## this list
 	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -225,7 +232,7 @@ fuzzers: $(FUZZ_PROGRAMS)
 
 $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(LLM_CPPFLAGS) $(LLM_CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(LLM_CPPFLAGS) $(CPPFLAGS) $(LLM_CFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # Dequantisation must equal the reference bit for bit, so no multiply and add may fuse.
 $(OBJ)/src/llm/llm_quant.o: LLM_CFLAGS += -ffp-contract=off
