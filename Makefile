@@ -69,6 +69,9 @@ LLM_SANITIZE = -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-
 LLM_LDFLAGS  = -pthread $(SANITIZE:%=$(LLM_SANITIZE)) $(LDFLAGS)
 LLM_LIBS     = -lutf8proc -lm
 CLANG        = clang
+# PGXS hands on the flags and the attributes of the compiler that built the server.
+CLANG_WERROR = -Werror -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
+               -Wno-ignored-attributes
 
 # CUDA. cuBLASLt's headers and library may come from its Python package (nvidia-cublas) instead.
 NVCC          = nvcc
@@ -107,7 +110,7 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
         check-corpora check-fuzz check-scripts models bench-llm bench-sql install install-engine \
         install-extension uninstall clean clean-extension format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
-        fuzz-grammar extension check-sql check-docs check-versions installcheck quickstart \
+        fuzz-grammar extension check-clang check-sql check-docs check-versions installcheck quickstart \
         start stop env psql
 
 all: engine extension           ## build the engine and the extension
@@ -119,7 +122,7 @@ engine: $(BUILD)/libllm.a $(PROGRAM_OBJS:%=$(BUILD)/prepack-engine)
 
 cuda: $(BUILD)/prepack_cuda.so  ## build the CUDA backend (nvcc; CUBLAS= a folder with cuBLASLt)
 
-check: check-llm check-scripts check-sql check-docs ## every check there is, in order; the gate of CI
+check: check-llm check-scripts check-clang check-sql check-docs ## all there is, in order; the gate of CI
 	$(RUN) --total
 
 check-llm: check-style check-layers check-unit check-asan check-corpora check-fuzz ## the engine
@@ -151,6 +154,12 @@ check-fuzz:                     ## every fuzz target for some seconds; all compi
 
 check-scripts: engine           ## the tests of the scripts and of the command line
 	$(RUN) --name scripts $(SCRIPT_TESTS:%="$(PYTHON) test/%.py")
+
+check-clang:                    ## the extension compiled by clang, in a copy of its sources
+	mkdir -p $(BUILD)/clang
+	git ls-files src extension.mk 'prepack*' | xargs cp --parents -u -t $(BUILD)/clang
+	$(RUN) --name clang "sh -c '$(EXT_MAKE) -C $(BUILD)/clang CC=\"$(CLANG)\" all \
+	    EXT_WERROR=\"$(CLANG_WERROR)\" && echo clang: 1 passed, 0 failed'"
 
 check-sql:                      ## the extension under a temporary server; installs it first
 	$(EXT_MAKE) EXT_WERROR=-Werror all
