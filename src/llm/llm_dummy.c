@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "llm_alloc.h"
+#include "llm_grammar.h"
 #include "llm_unicode.h"
 
 #define DUMMY_WORDS   12
@@ -295,6 +296,22 @@ run_row(const llm_job *job, const llm_json *schema, uint32_t i, float *values)
 	job->on_row(job->user, &result);
 }
 
+/* Reads a job's schema; what no other model could keep to is refused here, too. */
+static llm_status
+read_schema(const llm_job *job, llm_json_doc **doc, llm_error *err)
+{
+	llm_grammar *grammar = NULL;
+	llm_status status;
+
+	if (job->schema.bytes == NULL)
+		return LLM_OK;
+	status = llm_json_parse(job->schema.bytes, job->schema.n, doc, err);
+	if (status == LLM_OK)
+		status = llm_grammar_from_schema(llm_json_root(*doc), &grammar, err);
+	llm_grammar_free(grammar);
+	return status;
+}
+
 /* Runs all rows. */
 void
 llm_dummy_run(const llm_job *job)
@@ -307,8 +324,8 @@ llm_dummy_run(const llm_job *job)
 	llm_status status =
 	    values != NULL ? LLM_OK : llm_fail(&err, LLM_E_NOMEM, "out of memory for a job");
 
-	if (status == LLM_OK && job->schema.bytes != NULL)
-		status = llm_json_parse(job->schema.bytes, job->schema.n, &doc, &err);
+	if (status == LLM_OK)
+		status = read_schema(job, &doc, &err);
 	for (uint32_t i = 0; status == LLM_OK && i < job->n_rows && job->kind != LLM_JOB_PREWARM; i++)
 	{
 		stats.n_prompt_tokens += count_words(job->rows[i]);
