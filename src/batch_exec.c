@@ -466,7 +466,10 @@ fill_ring(BatchState *state)
 
 /* ---- handing rows on --------------------------------------------------------------------- */
 
-/* Tells where a statement was when it failed or was cancelled. */
+/*
+ * Tells where a statement was when it failed or was cancelled. The total is known once the input is
+ * at its end; an error before the first row came is not the calls' affair.
+ */
 static void
 error_context(void *arg)
 {
@@ -479,10 +482,14 @@ error_context(void *arg)
 
 		n_read += b->n_rows - b->next;
 	}
-	if (state->n_calls > 0)
-		errcontext("prepack %s, " INT64_FORMAT " of " INT64_FORMAT "%s rows done",
-		           state->calls[0].type->name, state->n_done, n_read,
-		           state->outer_done ? "" : " or more");
+	if (state->n_calls == 0 || n_read == 0)
+		return;
+	if (state->outer_done)
+		errcontext("prepack %s, " INT64_FORMAT " of " INT64_FORMAT " rows done",
+		           state->calls[0].type->name, state->n_done, n_read);
+	else
+		errcontext("prepack %s, " INT64_FORMAT " rows done, " INT64_FORMAT " in flight",
+		           state->calls[0].type->name, state->n_done, n_read - state->n_done);
 }
 
 /* The value of a cell; waits for the engine. */
