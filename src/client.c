@@ -31,6 +31,7 @@
 
 #include "client_wire.h"
 #include "compat.h"
+#include "llm/llm_status.h"
 #include "stats.h"
 
 #define PP_READ_BYTES (256 * 1024)
@@ -471,6 +472,36 @@ make_salt(uint8 salt[16])
 	memcpy(salt, digest, 16);
 }
 
+/* Refuses what no frame could carry, before anything of it is sent. */
+static void
+check_job_size(const PpJob *job)
+{
+	if (pp_wire_job_bytes(job) > PP_TEXT_MAX)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+		                errmsg("instruction, labels and schema have %zu bytes, the limit is %d",
+		                       pp_wire_job_bytes(job), PP_TEXT_MAX)));
+}
+
+/* Fails the rows whose text no frame could carry: their own error, as if the engine had found it. */
+static void
+refuse_long_rows(PpRequest *req, int n_rows, const PpText *rows, int n_rows2, const PpText *rows2)
+{
+	for (int i = 0; i < n_rows; i++)
+	{
+		Size n = rows[i].n;
+
+		if (n_rows2 > 0)
+			n = Max(n, rows2[n_rows2 == 1 ? 0 : i].n);
+		if (n <= PP_TEXT_MAX)
+			continue;
+		req->rows[i].done = req->rows[i].refused = true;
+		req->rows[i].status = LLM_E_TOO_LONG;
+		req->rows[i].message =
+		    MemoryContextStrdup(req->context,
+		                        psprintf("text has %zu bytes, the limit is %d", n, PP_TEXT_MAX));
+	}
+}
+
 /* Sends a job. */
 PpRequest *
 pp_client_submit(const PpJob *job, int n_rows, const PpText *rows, int n_rows2, const PpText *rows2)
@@ -486,7 +517,9 @@ pp_client_submit(const PpJob *job, int n_rows, const PpText *rows, int n_rows2, 
 	connect_engine(deadline);
 	load_model(job->model, job->path, deadline);
 	make_salt(salt);
+	check_job_size(job);
 	req = make_request(n_rows);
+	refuse_long_rows(req, n_rows, rows, n_rows2, rows2);
 	req->function = MemoryContextStrdup(req->context, job->function);
 	req->model = MemoryContextStrdup(req->context, job->model);
 	pp_wire_put_job(&conn.out, req->id, job, salt, n_rows, n_rows2);
@@ -627,6 +660,27 @@ pp_client_unload(const char *path)
 	(void) pp_client_ask(LLM_WIRE_UNLOAD, payload, w.n, &n);
 }
 
+/* Asks the engine what a file is. */
+const char *
+pp_client_kind(const char *path)
+{
+	static const char *const kinds[] = {"generate", "embed", "rerank"}; /* as llm_model_kind */
+	uint8 payload[4 + MAXPGPATH];
+	llm_wire_writer w = {.bytes = payload, .capacity = sizeof(payload), .grow = pp_wire_refuse};
+	llm_wire_reader r;
+	Size n;
+	const char *reply;
+	uint64 kind;
+
+	llm_wire_put_text(&w, path, strlen(path));
+	reply = pp_client_ask(LLM_WIRE_INSPECT, payload, w.n, &n);
+	r = (llm_wire_reader){(const uint8 *) reply, n, false};
+	kind = llm_wire_get_u64(&r);
+	if (!llm_wire_complete(&r) || kind >= lengthof(kinds))
+		elog(ERROR, "engine gave a kind of model that is not known here");
+	return kinds[kind];
+}
+
 /* The salt of the current role, for the view of prefixes. */
 void
 pp_client_salt(uint8 salt[16])
@@ -659,8 +713,8 @@ read_exactly(int fd, uint8 *out, Size n)
 		if (poll(&p, 1, PP_PROBE_MS) <= 0)
 			return false;
 		got = recv(fd, out, n, 0);
-		if (got <= 0 && errno != EAGAIN && errno != EINTR)
-			return false;
+		if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+			return false; /* at its end, recv leaves errno as it was */
 		if (got > 0)
 		{
 			out += got;

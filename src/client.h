@@ -35,6 +35,9 @@ typedef enum PpJobKind /* numbers as on the wire */
 #define PP_JOB_KEEP      16
 #define PP_JOB_MULTI     32
 
+/* Longest text of a row, and longest sum of everything else in a job. More could not be sent. */
+#define PP_TEXT_MAX (32 * 1024 * 1024)
+
 /* A byte string that need not end in NUL. bytes == NULL: absent. */
 typedef struct PpText
 {
@@ -73,6 +76,7 @@ typedef struct PpJob
 typedef struct PpRow
 {
 	bool done;
+	bool refused; /* failed before it was sent; the engine's result of its stand-in is dropped */
 	int status; /* llm_status number; 0 = good */
 	const char *message;
 	PpText text;
@@ -142,6 +146,8 @@ typedef struct PpEngineInfo
 extern const char *pp_client_ask(int type, const void *payload, Size n, Size *n_reply);
 extern int64 pp_client_load(const char *name, const char *path);
 extern void pp_client_unload(const char *path);
+/* What a file is, without loading it: "generate", "embed" or "rerank". */
+extern const char *pp_client_kind(const char *path);
 extern void pp_client_salt(uint8 salt[16]);
 
 /* False when the engine does not answer. */

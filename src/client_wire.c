@@ -53,6 +53,26 @@ put_texts(llm_wire_writer *w, int n, const PpText *texts)
 		put_text(w, texts[i]);
 }
 
+/* The bytes of a list of texts. */
+static Size
+texts_bytes(int n, const PpText *texts)
+{
+	Size bytes = 0;
+
+	for (int i = 0; texts != NULL && i < n; i++)
+		bytes += texts[i].n + sizeof(uint32);
+	return bytes;
+}
+
+/* What a job's texts take, but for its rows. */
+Size
+pp_wire_job_bytes(const PpJob *job)
+{
+	return job->system.n + job->instruction.n + job->schema.n +
+	       texts_bytes(job->n_labels, job->labels) + texts_bytes(job->n_labels, job->descriptions) +
+	       texts_bytes(job->n_stops, job->stops) + texts_bytes(job->n_allowed, job->allowed);
+}
+
 /* Writes the JOB frame. */
 void
 pp_wire_put_job(llm_wire_writer *w, uint64 id, const PpJob *job, const uint8 salt[16], int n_rows,
@@ -96,12 +116,13 @@ pp_wire_put_rows(llm_wire_writer *w, uint64 id, bool second, const PpText *rows,
 
 	while (end < n_rows && (end == first || bytes + rows[end].n < LLM_WIRE_CHUNK))
 		bytes += rows[end++].n + 4;
+	/* A text that is too long was refused before; an empty one keeps its place. */
 	llm_wire_begin(w, LLM_WIRE_ROWS, id);
 	llm_wire_put_u8(w, second ? 1 : 0);
 	llm_wire_put_u32(w, (uint32) first);
 	llm_wire_put_u32(w, (uint32) (end - first));
 	for (int i = first; i < end; i++)
-		put_text(w, rows[i]);
+		put_text(w, rows[i].n <= PP_TEXT_MAX ? rows[i] : (PpText){"", 0});
 	llm_wire_end(w);
 	return end;
 }
@@ -127,12 +148,13 @@ static bool
 take_row(PpRequest *req, llm_wire_reader *r, void (*count)(const PpRow *row))
 {
 	uint32 i = llm_wire_get_u32(r);
+	PpRow dropped = {0};
 	PpRow *row;
 	float4 *values;
 
-	if (r->bad || i >= (uint32) req->n_rows || req->rows[i].done)
+	if (r->bad || i >= (uint32) req->n_rows || (req->rows[i].done && !req->rows[i].refused))
 		return false;
-	row = &req->rows[i];
+	row = req->rows[i].refused ? &dropped : &req->rows[i];
 	row->status = llm_wire_get_u8(r);
 	row->finish = llm_wire_get_u8(r);
 	row->message = take_text(req, r).bytes;

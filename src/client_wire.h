@@ -41,6 +41,8 @@ extern bool pp_wire_refuse(llm_wire_writer *w, size_t need);
 
 extern void pp_wire_put_job(llm_wire_writer *w, uint64 id, const PpJob *job, const uint8 salt[16],
                             int n_rows, int n_rows2);
+/* Bytes of a job's texts without its rows. */
+extern Size pp_wire_job_bytes(const PpJob *job);
 /* Writes rows from first on, one frame; returns the row after the last one written. */
 extern int pp_wire_put_rows(llm_wire_writer *w, uint64 id, bool second, const PpText *rows,
                             int first, int n_rows);

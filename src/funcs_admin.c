@@ -29,6 +29,7 @@
 
 #define PP_NAME_MAX       (NAMEDATALEN - 1)
 #define PP_STATUS_COLUMNS 9
+#define PP_WAIT_MAX_S     1e9 /* of wait_until_ready: 31 years */
 
 /* ---- the registry ------------------------------------------------------------------------ */
 
@@ -81,12 +82,9 @@ run_registry(const char *sql, int n, Oid *types, Datum *values, const char *null
 	return n_rows;
 }
 
-/*
- * The kind of a model from its options, or from the file: a folder or .gguf is asked of the engine
- * at load.
- */
+/* The kind of a model that its options name, or NULL. */
 static char *
-kind_from_options(Jsonb *options, const char *def)
+kind_from_options(Jsonb *options)
 {
 	static const char *const kinds[] = {"generate", "embed", "rerank"};
 	JsonbValue *v = options != NULL && JB_ROOT_IS_OBJECT(options)
@@ -95,7 +93,7 @@ kind_from_options(Jsonb *options, const char *def)
 	char *kind;
 
 	if (v == NULL)
-		return pstrdup(def);
+		return NULL;
 	kind = v->type == jbvString ? pnstrdup(v->val.string.val, v->val.string.len) : pstrdup("");
 	for (int i = 0; i < (int) lengthof(kinds); i++)
 		if (strcmp(kind, kinds[i]) == 0)
@@ -122,7 +120,8 @@ insert_model(const char *name, const char *path, const char *kind, Jsonb *option
 PG_FUNCTION_INFO_V1(pp_register_model);
 
 /*
- * register_model(name, path, options): the engine reads the file's header to tell what kind it is.
+ * register_model(name, path, options): the engine tells from the file what kind it is. With a kind
+ * in the options the file is not looked at: it may come later, or serve as another kind.
  */
 Datum
 pp_register_model(PG_FUNCTION_ARGS)
@@ -130,10 +129,12 @@ pp_register_model(PG_FUNCTION_ARGS)
 	char *name = required_text(fcinfo, 0, "name");
 	char *path = required_text(fcinfo, 1, "path");
 	Jsonb *options = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
+	const char *kind;
 
 	check_model_name(name);
 	check_model_path(path);
-	insert_model(name, path, kind_from_options(options, "generate"), options);
+	kind = kind_from_options(options);
+	insert_model(name, path, kind != NULL ? kind : pp_client_kind(path), options);
 	PG_RETURN_VOID();
 }
 
@@ -188,9 +189,12 @@ Datum
 pp_wait_until_ready(PG_FUNCTION_ARGS)
 {
 	Interval *timeout = PG_ARGISNULL(0) ? NULL : PG_GETARG_INTERVAL_P(0);
-	int64 us = timeout == NULL ? 60 * USECS_PER_SEC
-	                           : timeout->time + (int64) timeout->day * USECS_PER_DAY +
-	                                 (int64) timeout->month * DAYS_PER_MONTH * USECS_PER_DAY;
+	/* In seconds as double, an endless or absurd interval cannot overflow. */
+	double seconds = timeout == NULL ? 60.0
+	                                 : (double) timeout->time / USECS_PER_SEC +
+	                                       (double) timeout->day * SECS_PER_DAY +
+	                                       (double) timeout->month * DAYS_PER_MONTH * SECS_PER_DAY;
+	int64 us = (int64) (Min(Max(seconds, 0.0), PP_WAIT_MAX_S) * USECS_PER_SEC);
 	TimestampTz deadline = GetCurrentTimestamp() + us;
 	bool ready = false;
 

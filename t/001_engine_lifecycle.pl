@@ -114,7 +114,7 @@ $node->start;
 ok(defined time_to_answer(), 'restart after kill -9 of the postmaster');
 
 # dump and restore: user models travel, built-in ones do not come twice
-$node->safe_psql('postgres', "SELECT prepack.register_model('mine', 'mine.gguf')");
+$node->safe_psql('postgres', q{SELECT prepack.register_model('mine', 'mine.gguf', '{"kind": "embed"}')});
 my $dump = $node->basedir . '/dump.sql';
 $node->command_ok([ 'pg_dump', '-f', $dump, '-d', $node->connstr('postgres') ], 'pg_dump');
 $node->safe_psql('postgres', 'CREATE DATABASE copy');

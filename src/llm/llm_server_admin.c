@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #include "llm_alloc.h"
+#include "llm_arch.h"
 #include "llm_server_internal.h"
+#include "llm_weights.h"
 
 #define MODELS_LISTED_MAX   64
 #define PREFIXES_LISTED_MAX 256
@@ -61,16 +63,16 @@ server_is_loading(server *s, const char *path, double *ms)
 	return load != NULL;
 }
 
-/* Answers a LOAD that succeeded. */
+/* Answers a LOAD, UNLOAD or INSPECT that succeeded. */
 static void
-reply_ok(conn *c, uint64_t id, uint64_t bytes)
+reply_ok(conn *c, uint64_t id, uint64_t value)
 {
 	llm_wire_writer *w = conn_lock_output(c);
 
 	if (w == NULL)
 		return;
 	llm_wire_begin(w, LLM_WIRE_OK, id);
-	llm_wire_put_u64(w, bytes);
+	llm_wire_put_u64(w, value);
 	llm_wire_end(w);
 	conn_unlock_output(c);
 }
@@ -236,6 +238,46 @@ server_unload_model(conn *c, uint64_t id, llm_wire_reader *r)
 	}
 	if (llm_engine_unload(c->server->engine, path, &err) == LLM_OK)
 		reply_ok(c, id, 0);
+	else
+		conn_error(c, id, err.code, err.message);
+	return true;
+}
+
+/* Reads what a file says it is: its header and its configuration, no weights. */
+static llm_status
+kind_of_file(server *s, const char *name, llm_model_kind *kind, llm_error *err)
+{
+	char path[PATH_MAX];
+	llm_weights *w = NULL;
+	llm_arch arch;
+	llm_status status = resolve(s, name, path, err);
+
+	if (status == LLM_OK)
+		status = llm_weights_open(path, &w, err);
+	if (status == LLM_OK && (status = llm_arch_read(w, 0, &arch, err)) == LLM_OK)
+	{
+		*kind = arch.kind;
+		llm_arch_free(&arch);
+	}
+	llm_weights_close(w);
+	return status;
+}
+
+/* INSPECT: the kind of a model that need not be loaded. */
+bool
+server_inspect_model(conn *c, uint64_t id, llm_wire_reader *r)
+{
+	llm_error err = {0};
+	llm_model_kind kind = LLM_KIND_GENERATE;
+	char path[512];
+
+	if (!get_path(r, path, sizeof(path)))
+	{
+		conn_error(c, 0, LLM_E_FORMAT, "malformed INSPECT");
+		return false;
+	}
+	if (kind_of_file(c->server, path, &kind, &err) == LLM_OK)
+		reply_ok(c, id, (uint64_t) kind);
 	else
 		conn_error(c, id, err.code, err.message);
 	return true;

@@ -209,6 +209,8 @@ handle(conn *c, const llm_wire_header *h, llm_wire_reader *r)
 			return server_load_model(c, h->id, r);
 		case LLM_WIRE_UNLOAD:
 			return server_unload_model(c, h->id, r);
+		case LLM_WIRE_INSPECT:
+			return server_inspect_model(c, h->id, r);
 		case LLM_WIRE_STATS:
 			server_reply_stats(c, h->id);
 			return true;

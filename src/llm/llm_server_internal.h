@@ -147,6 +147,7 @@ void *server_start_main(void *arg); /* the start thread */
 /* llm_server_admin.c */
 bool server_load_model(conn *c, uint64_t id, llm_wire_reader *r);
 bool server_unload_model(conn *c, uint64_t id, llm_wire_reader *r);
+bool server_inspect_model(conn *c, uint64_t id, llm_wire_reader *r);
 void server_reply_stats(conn *c, uint64_t id);
 void server_reply_models(conn *c, uint64_t id);
 void server_reply_queue(conn *c, uint64_t id);

@@ -51,6 +51,7 @@ typedef enum llm_wire_type
 	LLM_WIRE_QUEUE = 10,    /* empty */
 	LLM_WIRE_PREFIXES = 11, /* salt[16] */
 	LLM_WIRE_FAULT = 12,    /* text: crash, hang; only where the server allows faults */
+	LLM_WIRE_INSPECT = 13,  /* text path: what is it, without loading it? */
 
 	/* engine → client */
 	LLM_WIRE_WELCOME = 64, /* u32 magic, u32 version, u32 pid */
@@ -58,7 +59,7 @@ typedef enum llm_wire_type
 	LLM_WIRE_PIECE = 66,   /* u32 row, text */
 	LLM_WIRE_DONE = 67,    /* u8 status, text message, stats */
 	LLM_WIRE_ERROR = 68,   /* u8 status, text message */
-	LLM_WIRE_OK = 69,      /* LOAD: u64 bytes; UNLOAD, FAULT: empty */
+	LLM_WIRE_OK = 69,      /* LOAD: u64 bytes; INSPECT: u64 llm_model_kind; UNLOAD: u64 0 */
 	LLM_WIRE_STATS_REPLY = 70,
 	LLM_WIRE_MODELS_REPLY = 71,
 	LLM_WIRE_QUEUE_REPLY = 72,
