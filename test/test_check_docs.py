@@ -75,6 +75,16 @@ class Pages(unittest.TestCase):
         self.assertEqual(self.page("Do\n\n    SELECT 4;\n").stray_sql(), "SELECT 4;")
 
 
+    def test_links(self):
+        other = docs.Page(pathlib.Path("docs/o.md"), "# Two words: more\n")
+        page = docs.Page(pathlib.Path("p.md"), "[a](docs/o.md#two-words-more) [b](docs/o.md#no)\n"
+                         "[c](none.md) [d](#x)\n# X\n")
+        report = docs.Report()
+        with contextlib.redirect_stdout(io.StringIO()) as words:
+            docs.check_links([page, other], report)
+        self.assertEqual((report.passed, report.failed), (2, 2), words.getvalue())
+
+
 class Outputs(unittest.TestCase):
     def test_equal(self):
         self.assertTrue(docs.matches(" a \n---\n 1\n", " a\n---\n 1\n\n"))
