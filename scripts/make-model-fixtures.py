@@ -192,7 +192,8 @@ def save_pooling(folder, options):
     (folder / "1_Pooling").mkdir()
     json.dump({"word_embedding_dimension": D, "pooling_mode_cls_token": kind == "cls",
                "pooling_mode_mean_tokens": kind == "mean", "pooling_mode_max_tokens": False,
-               "pooling_mode_lasttoken": kind == "last", "pooling_mode_mean_sqrt_len_tokens": False}, open(folder / "1_Pooling" / "config.json", "w"))
+               "pooling_mode_lasttoken": kind == "last", "pooling_mode_mean_sqrt_len_tokens": False},
+              open(folder / "1_Pooling" / "config.json", "w"))
 
 
 def hidden_states(model, ids, **kw):

@@ -6,7 +6,7 @@
  * small recursive validator below. Masks are compared token by token with llm_grammar_accept.
  */
 #include "llm_alloc.h"
-#include "llm_grammar.h"
+#include "llm_grammar_internal.h"
 #include "llm_json.h"
 #include "llm_vocab_trie.h"
 #include "test.h"
@@ -358,6 +358,62 @@ test_masks(void)
 	}
 }
 
+/* Checks the mask of a state under a budget: the tokens that leave a completion time enough. */
+static void
+check_tight(const llm_grammar *g, const llm_grammar_state *s, uint32_t budget, const char *name)
+{
+	uint32_t mask[WORDS];
+
+	REQUIRE(llm_grammar_mask(s, vocab, budget, mask, NULL) == LLM_OK);
+	for (int32_t t = 0; t < N_VOCAB; t++)
+	{
+		bool allowed = mask[t / 32] >> (t % 32) & 1;
+		llm_grammar_state *copy;
+		bool fits;
+
+		if (t == END_TOKEN)
+			continue;
+		REQUIRE((copy = llm_grammar_copy(s)) != NULL);
+		fits = llm_grammar_accept(copy, vocab, t, NULL) == LLM_OK &&
+		       grammar_cost(g, &copy->set) < budget;
+		CHECK_MSG(fits == allowed, "%s: token %d within %u", name, t, budget);
+		llm_grammar_state_free(copy);
+	}
+}
+
+/* The mask under a budget that only just suffices, whatever was kept before. */
+static void
+test_tight_masks(void)
+{
+	uint64_t seed = 4;
+
+	for (size_t i = 0; i < N_CASES; i++)
+	{
+		llm_json_doc *schema;
+		llm_grammar *g;
+		llm_grammar_state *s;
+		uint32_t mask[WORDS];
+		int32_t token = 0;
+
+		REQUIRE(llm_json_parse(cases[i].schema, strlen(cases[i].schema), &schema, NULL) == LLM_OK);
+		REQUIRE(llm_grammar_from_schema(llm_json_root(schema), &g, NULL) == LLM_OK);
+		REQUIRE(llm_grammar_start(g, &s, NULL) == LLM_OK);
+		for (int step = 0; step < 12 && token >= 0 && token != END_TOKEN; step++)
+		{
+			for (uint32_t more = 0; more < 4; more++)
+				if (grammar_cost(g, &s->set) + more > 0)
+					check_tight(g, s, grammar_cost(g, &s->set) + more, cases[i].schema);
+			REQUIRE(llm_grammar_mask(s, vocab, 50, mask, NULL) == LLM_OK);
+			token = pick(mask, &seed);
+			if (token >= 0)
+				CHECK(llm_grammar_accept(s, vocab, token, NULL) == LLM_OK);
+		}
+		llm_grammar_state_free(s);
+		llm_grammar_free(g);
+		llm_json_free(schema);
+	}
+}
+
 /* A list gives its strings, each reachable, and nothing else. */
 static void
 test_strings(void)
@@ -428,6 +484,10 @@ test_refused(void)
 	    {"{\"type\":\"object\",\"additionalProperties\":true}", LLM_E_UNSUPPORTED},
 	    {"{\"type\":\"object\",\"required\":[\"x\"]}", LLM_E_RANGE},
 	    {"{\"enum\":[]}", LLM_E_RANGE},
+	    {"{\"enum\":[\"a\",\"a\\u0000b\"]}", LLM_E_UNSUPPORTED},
+	    {"{\"const\":[{\"a\\u0000\":1}]}", LLM_E_UNSUPPORTED},
+	    {"{\"type\":\"object\",\"properties\":{\"\\u0000\":{\"type\":\"null\"}}}",
+	     LLM_E_UNSUPPORTED},
 	    {"{\"enum\":[1],\"type\":\"string\"}", LLM_E_RANGE},
 	    {"{\"enum\":[\"a\"],\"type\":\"string\",\"minLength\":4}", LLM_E_UNSUPPORTED},
 	    {"{\"enum\":[\"a\"],\"minLength\":4,\"type\":\"string\"}", LLM_E_UNSUPPORTED},
@@ -513,6 +573,7 @@ main(void)
 	make_vocab();
 	RUN(walks);
 	RUN(masks);
+	RUN(tight_masks);
 	RUN(strings);
 	RUN(forced);
 	RUN(refused);

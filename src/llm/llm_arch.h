@@ -115,8 +115,8 @@ typedef struct llm_arch
 
 /*
  * Reads the description. n_ctx is the context that is asked for, 0 = none: where the rotary
- * embedding has another form for long contexts (LongRoPE), the choice is made here, once. On failure
- * nothing is left behind. llm_arch_free is safe on a zeroed struct.
+ * embedding has another form for long contexts (LongRoPE), the choice is made here, once. On
+ * failure nothing is left behind. llm_arch_free is safe on a zeroed struct.
  */
 llm_status llm_arch_read(llm_weights *w, uint32_t n_ctx, llm_arch *arch, llm_error *err);
 void llm_arch_free(llm_arch *arch);

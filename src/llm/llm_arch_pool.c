@@ -4,8 +4,8 @@
  * modules.json lists the steps. Transformer, Pooling and Normalize are implemented, in that order;
  * any other (a Dense projection, say) changes the vector and is refused by name. Without the file
  * the library takes the mean of the tokens and does not normalise, and so does prepack.
- * max_seq_length of sentence_bert_config.json bounds the context, as the library cuts texts there. A
- * decoder's folder with that file is an embedder, too: then the last token's state is the vector.
+ * max_seq_length of sentence_bert_config.json bounds the context, as the library cuts texts there.
+ * A decoder's folder with that file is an embedder, too: then the last token's state is the vector.
  */
 #include <stdio.h>
 #include <string.h>

@@ -99,7 +99,9 @@ draw(llm_slot *slot, llm_seq *seq, const float *logits, int32_t draft, int32_t *
 	if (gen->grammar != NULL)
 	{
 		uint32_t budget = task->job.max_tokens - gen->n_tokens;
+		uint32_t room = slot->n_ctx - seq->n_prompt - gen->n_tokens;
 
+		budget = budget < room ? budget : room; /* whichever ends the output first */
 		if (llm_grammar_mask(gen->grammar, slot->vocab_trie, budget, slot->mask, err) != LLM_OK)
 			return err->code;
 		mask = slot->mask;

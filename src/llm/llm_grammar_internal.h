@@ -132,6 +132,7 @@ bool grammar_step(const llm_grammar *g, const grammar_set *from, unsigned char b
 bool grammar_may_end(const llm_grammar *g, const grammar_set *set);
 /* Least bytes to a complete output. */
 uint32_t grammar_cost(const llm_grammar *g, const grammar_set *set);
+void grammar_thread_copy(grammar_thread *to, const grammar_thread *from);
 void grammar_set_copy(grammar_set *to, const grammar_set *from);
 
 /* llm_grammar.c */

@@ -5,7 +5,9 @@
  * subtree whose byte is refused. Masks are kept by state, for all rows of a request, with how
  * expensive the dearest completion behind one of their tokens is: while the budget covers that, the
  * kept mask is exact. Counters of strings and arrays that no single token can bring to a bound are
- * left out of the key, or no two states within a string would be equal.
+ * left out of the key, or no two states within a string would be equal. Inside a string, the tokens
+ * that are nothing but its characters come as a set that was made with the trie, and only the
+ * others are walked.
  *
  * Budget: b more bytes always fit b tokens, as every byte that a completion needs is checked to be
  * a token of its own. So a token is allowed when the least bytes behind it are at most the tokens
@@ -42,7 +44,7 @@ typedef struct grammar_cache
 /* What a walk found. */
 typedef struct walk_result
 {
-	uint32_t n;
+	bool empty;
 	uint32_t cost_min; /* over all tokens that the automaton takes */
 	uint32_t cost_max; /* over those within the limit */
 } walk_result;
@@ -147,17 +149,14 @@ cuts_character(const llm_grammar *g, const llm_vocab_trie *v, const grammar_set 
 	return false;
 }
 
-/* Walks the trie from c->walk[0] and sets the bits of tokens whose cost is within the limit. */
-static walk_result
-walk_trie(const llm_grammar *g, grammar_cache *c, const llm_vocab_trie *v, uint32_t limit,
-          uint32_t *bits)
+/* Walks a trie from c->walk[0] and adds the bits of tokens whose cost is within the limit. */
+static void
+walk_trie(const llm_grammar *g, grammar_cache *c, const llm_trie *trie, uint32_t limit,
+          uint32_t *bits, walk_result *r)
 {
-	walk_result r = {.cost_min = UINT32_MAX};
-
-	memset(bits, 0, ((size_t) v->n_vocab + 31) / 32 * sizeof(*bits));
-	for (uint32_t i = 0; i < v->n_nodes;)
+	for (uint32_t i = 0; i < trie->n_nodes;)
 	{
-		const llm_trie_node *node = &v->nodes[i];
+		const llm_trie_node *node = &trie->nodes[i];
 		grammar_set *here = &c->walk[node->depth];
 		uint32_t cost;
 
@@ -167,21 +166,118 @@ walk_trie(const llm_grammar *g, grammar_cache *c, const llm_vocab_trie *v, uint3
 			continue;
 		}
 		i++;
-		if (node->n_tokens == 0 || cuts_character(g, v, here))
+		if (node->n_tokens == 0 || cuts_character(g, c->trie, here))
 			continue;
 		cost = grammar_cost(g, here);
-		r.cost_min = cost < r.cost_min ? cost : r.cost_min;
+		r->cost_min = cost < r->cost_min ? cost : r->cost_min;
 		if (cost > limit)
 			continue;
-		r.cost_max = cost > r.cost_max ? cost : r.cost_max;
-		r.n += node->n_tokens;
+		r->cost_max = cost > r->cost_max ? cost : r->cost_max;
 		for (uint32_t k = 0; k < node->n_tokens; k++)
 		{
-			int32_t token = v->order[node->token + k];
+			int32_t token = trie->order[node->token + k];
 
 			bits[token / 32] |= UINT32_C(1) << (token % 32);
 		}
 	}
+}
+
+/* What plain characters can do for a thread. */
+typedef enum plain_use
+{
+	PLAIN_WALK, /* they must be tried one by one */
+	PLAIN_SET,  /* as many as there is room for; they never raise the cost of the completion */
+	PLAIN_NONE  /* none within the limit: they only put the closing quote off */
+} plain_use;
+
+/* Tells a thread that stands between two characters of a string from others. */
+static plain_use
+use_of_plain(const llm_grammar *g, const grammar_set *set, uint32_t i, uint32_t limit,
+             uint32_t *cost)
+{
+	const grammar_thread *t = &set->threads[i];
+	const grammar_frame *f = &t->frames[t->depth > 0 ? t->depth - 1 : 0];
+	const grammar_set alone = {.n = 1, .threads = &set->threads[i]};
+
+	if (t->depth == 0 || g->nodes[f->node].kind != G_STRING || f->phase != P_CHARS)
+		return PLAIN_WALK;
+	*cost = grammar_cost(g, &alone);
+	if (*cost <= limit)
+		return PLAIN_SET;
+	return f->count >= g->nodes[f->node].min ? PLAIN_NONE : PLAIN_WALK;
+}
+
+/* Adds the tokens of plain characters for which a string has room. */
+static void
+add_plain(const llm_vocab_trie *v, uint32_t room, uint32_t *bits)
+{
+	size_t n_words = ((size_t) v->n_vocab + 31) / 32;
+	const uint32_t *row;
+
+	room = room < v->n_inside ? room : v->n_inside;
+	if (room == 0)
+		return;
+	row = v->inside + (room - 1) * n_words;
+	for (size_t i = 0; i < n_words; i++)
+		bits[i] |= row[i];
+}
+
+/*
+ * Adds the tokens of plain characters, if a thread stands in a string; all others then stand in
+ * strings, keys or literals too, where such a token never splits a thread, so what a set of threads
+ * takes is what each of them takes. False, and nothing done: there is no such thread.
+ */
+static bool
+plain_mask(const llm_grammar *g, grammar_cache *c, const grammar_set *set, uint32_t limit,
+           uint32_t *bits, walk_result *r)
+{
+	const llm_vocab_trie *v = c->trie;
+	size_t n_words = ((size_t) v->n_vocab + 31) / 32;
+	grammar_set *walked = &c->walk[0];
+	uint32_t cost;
+
+	walked->n = 0;
+	for (uint32_t i = 0; i < set->n; i++)
+		if (use_of_plain(g, set, i, limit, &cost) == PLAIN_WALK)
+			grammar_thread_copy(&walked->threads[walked->n++], &set->threads[i]);
+	if (walked->n == set->n)
+		return false;
+	if (walked->n > 0)
+		walk_trie(g, c, &v->all, limit, bits, r);
+	for (size_t i = 0; i < n_words; i++)
+		bits[i] &= v->n_inside > 0 ? v->inside[(v->n_inside - 1) * n_words + i] : 0;
+	for (uint32_t i = 0; i < set->n; i++)
+	{
+		const grammar_frame *f = &set->threads[i].frames[set->threads[i].depth - 1];
+		plain_use use = use_of_plain(g, set, i, limit, &cost);
+
+		if (use == PLAIN_WALK)
+			continue;
+		r->cost_min = cost < r->cost_min ? cost : r->cost_min;
+		if (use == PLAIN_NONE)
+			continue;
+		r->cost_max = cost > r->cost_max ? cost : r->cost_max;
+		add_plain(v, g->nodes[f->node].max - f->count, bits);
+	}
+	return true;
+}
+
+/* Makes the mask of a state: tokens whose cost is within the limit. */
+static walk_result
+make_mask(const llm_grammar *g, grammar_cache *c, const grammar_set *set, uint32_t limit,
+          uint32_t *bits)
+{
+	const llm_vocab_trie *v = c->trie;
+	size_t n_words = ((size_t) v->n_vocab + 31) / 32;
+	walk_result r = {.empty = true, .cost_min = UINT32_MAX};
+	bool plain;
+
+	memset(bits, 0, n_words * sizeof(*bits));
+	plain = plain_mask(g, c, set, limit, bits, &r);
+	grammar_set_copy(&c->walk[0], set);
+	walk_trie(g, c, plain ? &v->rest : &v->all, limit, bits, &r);
+	for (size_t i = 0; r.empty && i < n_words; i++)
+		r.empty = bits[i] == 0;
 	return r;
 }
 
@@ -249,18 +345,17 @@ fill_mask(const llm_grammar *g, grammar_cache *c, const grammar_set *set, uint32
 		memcpy(bits, kept->bits, ((size_t) v->n_vocab + 31) / 32 * sizeof(*bits));
 		return;
 	}
-	grammar_set_copy(&c->walk[0], set);
 	if (kept == NULL)
 	{
-		r = walk_trie(g, c, v, UINT32_MAX, bits);
+		r = make_mask(g, c, set, UINT32_MAX, bits);
 		keep_mask(c, hash, bits, r.cost_max);
 		if (r.cost_max <= limit)
 			return;
 	}
-	r = walk_trie(g, c, v, limit, bits);
+	r = make_mask(g, c, set, limit, bits);
 	/* A budget that was too small from the start: the shortest way to the end. */
-	if (r.n == 0 && r.cost_min < UINT32_MAX && !grammar_may_end(g, set))
-		walk_trie(g, c, v, r.cost_min, bits);
+	if (r.empty && r.cost_min < UINT32_MAX && !grammar_may_end(g, set))
+		make_mask(g, c, set, r.cost_min, bits);
 }
 
 /* Computes the mask of a state; see the header. */

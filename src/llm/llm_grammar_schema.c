@@ -32,6 +32,7 @@ typedef struct writer
 	uint32_t capacity;
 	bool failed;   /* no memory */
 	bool too_long; /* beyond GRAMMAR_TEXT_MAX */
+	bool nul;      /* a string has U+0000, which neither text nor jsonb can hold */
 } writer;
 
 /* Says that memory is out. */
@@ -84,6 +85,7 @@ put_string(writer *w, const char *text, size_t n)
 		escape[5] = hex[byte & 15];
 		if (byte == '"' || byte == '\\')
 			put(w, "\\", 1);
+		w->nul = w->nul || byte == 0;
 		if (byte < 0x20)
 			put(w, escape, 6);
 		else
@@ -165,6 +167,9 @@ take_text(compiler *c, writer *w, grammar_text *out)
 	if (w->too_long)
 		return llm_fail(c->err, LLM_E_RANGE, "schema has a constant longer than %d bytes",
 		                GRAMMAR_TEXT_MAX);
+	if (w->nul)
+		return llm_fail(c->err, LLM_E_UNSUPPORTED,
+		                "schema has a constant or a property with the character U+0000");
 	return out->bytes == NULL ? no_memory(c) : LLM_OK;
 }
 

@@ -416,11 +416,18 @@ grammar_step(const llm_grammar *g, const grammar_set *from, unsigned char byte, 
 	to->n = 0;
 	for (uint32_t i = 0; i < from->n; i++)
 	{
-		t.depth = from->threads[i].depth;
-		memcpy(t.frames, from->threads[i].frames, t.depth * sizeof(grammar_frame));
+		grammar_thread_copy(&t, &from->threads[i]);
 		step_thread(g, &t, byte, to);
 	}
 	return to->n > 0;
+}
+
+/* Copies a thread. */
+void
+grammar_thread_copy(grammar_thread *to, const grammar_thread *from)
+{
+	to->depth = from->depth;
+	memcpy(to->frames, from->frames, from->depth * sizeof(grammar_frame));
 }
 
 /* Copies a set into another of the same grammar. */
@@ -429,11 +436,7 @@ grammar_set_copy(grammar_set *to, const grammar_set *from)
 {
 	to->n = from->n;
 	for (uint32_t i = 0; i < from->n; i++)
-	{
-		to->threads[i].depth = from->threads[i].depth;
-		memcpy(to->threads[i].frames, from->threads[i].frames,
-		       from->threads[i].depth * sizeof(grammar_frame));
-	}
+		grammar_thread_copy(&to->threads[i], &from->threads[i]);
 }
 
 /* Least bytes to the end of a string. A cut \u is finished by 1s, a cut character by any byte. */
