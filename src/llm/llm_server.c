@@ -346,6 +346,19 @@ shut_down(server *s)
 	}
 }
 
+/* Sets up the parts that need nothing from outside. */
+void
+server_init(server *s, const llm_server_params *params)
+{
+	s->params = *params;
+	s->started_ms = server_now_ms();
+	pthread_mutex_init(&s->mutex, NULL);
+	pthread_mutex_init(&s->engine_mutex, NULL);
+	pthread_mutex_init(&s->start_mutex, NULL);
+	pthread_cond_init(&s->start_cond, NULL);
+	pthread_cond_init(&s->engine_cond, NULL);
+}
+
 /* Runs the server. */
 llm_status
 llm_server_run(const llm_server_params *params, llm_error *err)
@@ -354,13 +367,7 @@ llm_server_run(const llm_server_params *params, llm_error *err)
 	server *s = &the_server;
 	llm_status status;
 
-	s->params = *params;
-	s->started_ms = server_now_ms();
-	pthread_mutex_init(&s->mutex, NULL);
-	pthread_mutex_init(&s->engine_mutex, NULL);
-	pthread_mutex_init(&s->start_mutex, NULL);
-	pthread_cond_init(&s->start_cond, NULL);
-	pthread_cond_init(&s->engine_cond, NULL);
+	server_init(s, params);
 	harden(params);
 	find_models(s);
 	if (open_socket(s, err) != LLM_OK || open_events(s, err) != LLM_OK ||

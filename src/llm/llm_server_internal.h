@@ -122,6 +122,8 @@ struct server
 	_Atomic bool wake_pending;
 };
 
+/* Sets up all but descriptors, threads and the engine. */
+void server_init(server *s, const llm_server_params *params);
 double server_now_ms(void);
 void server_wake(server *s); /* from any thread: lets the I/O loop look at outputs and jobs */
 
@@ -142,7 +144,8 @@ bool server_job_rows(conn *c, uint64_t id, llm_wire_reader *r);
 bool server_job_run(conn *c, uint64_t id);
 void server_job_cancel(conn *c, uint64_t id);
 void server_jobs_sweep(conn *c);    /* frees the ended ones */
-void *server_start_main(void *arg); /* the start thread */
+void *server_start_main(void *arg); /* the start thread, and one turn of it */
+bool server_start_next(server *s);
 
 /* llm_server_admin.c */
 bool server_load_model(conn *c, uint64_t id, llm_wire_reader *r);

@@ -210,31 +210,45 @@ start_one(server *s, server_job *job)
 		start_job(s, job);
 }
 
+/*
+ * Starts the job that has waited longest; false: none waits. Only now is it off the list: until
+ * then the I/O thread does not free it.
+ */
+bool
+server_start_next(server *s)
+{
+	server_job *job;
+
+	pthread_mutex_lock(&s->start_mutex);
+	job = s->start_first;
+	pthread_mutex_unlock(&s->start_mutex);
+	if (job == NULL)
+		return false;
+	start_one(s, job);
+	pthread_mutex_lock(&s->start_mutex);
+	s->start_first = job->next_start;
+	if (s->start_first == NULL)
+		s->start_last = NULL;
+	pthread_mutex_unlock(&s->start_mutex);
+	return true;
+}
+
 /* Starts jobs in the order of their RUN frames. */
 void *
 server_start_main(void *arg)
 {
 	server *s = arg;
+	bool stop = false;
 
-	pthread_mutex_lock(&s->start_mutex);
-	while (!s->start_stop)
+	while (!stop)
 	{
-		server_job *job = s->start_first;
-
-		if (job == NULL)
-		{
-			pthread_cond_wait(&s->start_cond, &s->start_mutex);
-			continue;
-		}
-		pthread_mutex_unlock(&s->start_mutex);
-		start_one(s, job);
-		/* Only now is the job off the list: until then the I/O thread does not free it. */
+		(void) server_start_next(s);
 		pthread_mutex_lock(&s->start_mutex);
-		s->start_first = job->next_start;
-		if (s->start_first == NULL)
-			s->start_last = NULL;
+		while (s->start_first == NULL && !s->start_stop)
+			pthread_cond_wait(&s->start_cond, &s->start_mutex);
+		stop = s->start_stop;
+		pthread_mutex_unlock(&s->start_mutex);
 	}
-	pthread_mutex_unlock(&s->start_mutex);
 	return NULL;
 }
 
