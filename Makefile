@@ -116,7 +116,7 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 all: engine extension           ## build the engine and the extension
 
 extension:                      ## build the extension (PGXS, see extension.mk)
-	$(EXT_MAKE) all
+	+$(EXT_MAKE) all
 
 engine: $(BUILD)/libllm.a $(PROGRAM_OBJS:%=$(BUILD)/prepack-engine)
 
@@ -162,7 +162,7 @@ check-clang:                    ## the extension compiled by clang, in a copy of
 	    EXT_WERROR=\"$(CLANG_WERROR)\" && echo clang: 1 passed, 0 failed'"
 
 check-sql:                      ## the extension under a temporary server; installs it first
-	$(EXT_MAKE) EXT_WERROR=-Werror all
+	+$(EXT_MAKE) EXT_WERROR=-Werror all
 	$(MAKE) --no-print-directory install
 	$(RUN) --name sql scripts/installcheck
 	$(RUN) --name tap scripts/tapcheck
@@ -202,7 +202,7 @@ bench-sql: all models           ## the promises of the extension, into $(BUILD)/
 install: install-engine install-extension ## the extension into PostgreSQL, the command into PREFIX
 
 install-extension: extension $(BUILD)/prepack-engine ## the library, its script and the engine
-	$(EXT_MAKE) install
+	+$(EXT_MAKE) install
 	install -d $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)
 	for f in prepack-engine $(notdir $(wildcard $(BUILD)/prepack_cuda.so)); do \
 	    install -m 755 $(BUILD)/$$f $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/ || exit 1; done
@@ -213,7 +213,7 @@ install-engine: $(BUILD)/prepack-engine ## the engine as a command, into PREFIX/
 	    install -m 755 $(BUILD)/$$f $(DESTDIR)$(PREFIX)/bin/ || exit 1; done
 
 uninstall:                      ## remove what install put there
-	$(EXT_MAKE) uninstall
+	+$(EXT_MAKE) uninstall
 	cd $(DESTDIR)$$($(PG_CONFIG) --pkglibdir) && rm -f prepack-engine prepack_cuda.so
 	rm -f $(DESTDIR)$(PREFIX)/bin/prepack-engine $(DESTDIR)$(PREFIX)/bin/prepack_cuda.so
 
@@ -225,7 +225,7 @@ clean:                          ## remove everything built but the extension's o
 	rm -rf $(BUILD)
 
 clean-extension:                ## remove the extension's objects, which lie beside the sources
-	$(EXT_MAKE) clean
+	+$(EXT_MAKE) clean
 
 help:                           ## this list
 	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1|\2/p' Makefile | \
