@@ -54,7 +54,8 @@ TESTS         = test_alloc test_arch test_chat test_cpu_attn test_cpu_ops test_d
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors fuzz_tokenizer fuzz_wire
 BENCHES       = bench_grammar bench_ops
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
-                test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli
+                test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli \
+                test_schema
 
 # --- flags ------------------------------------------------------------------------------
 

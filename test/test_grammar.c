@@ -3,7 +3,9 @@
  * exact.
  *
  * Outputs are judged by code that shares nothing with the automaton: the strict JSON reader and a
- * small recursive validator below. Masks are compared token by token with llm_grammar_accept.
+ * small recursive validator below. Masks are compared token by token with llm_grammar_accept. Random
+ * schemas with values that fit or do not, as the package jsonschema has judged them, stand in
+ * test/data/grammar.json (scripts/make-grammar-fixtures.py).
  */
 #include "llm_alloc.h"
 #include "llm_grammar_internal.h"
@@ -11,13 +13,33 @@
 #include "llm_vocab_trie.h"
 #include "test.h"
 
+#define DATA "test/data/grammar.json"
+
 #define N_EXTRA    1700
 #define N_VOCAB    (257 + N_EXTRA) /* 256 bytes, the end token, and longer ones */
 #define END_TOKEN  256
 #define WORDS      ((N_VOCAB + 31) / 32)
 #define OUTPUT_MAX 8192
+#define FILE_MAX   (1u << 20)
 
 static llm_vocab_trie *vocab;
+
+/* Reads a whole file; ends the program when there is none. The caller frees. */
+static char *
+fixture_read(const char *path, size_t *n)
+{
+	FILE *f = fopen(path, "rb");
+	char *bytes = malloc(FILE_MAX);
+
+	if (f == NULL || bytes == NULL)
+	{
+		perror(path);
+		exit(1);
+	}
+	*n = fread(bytes, 1, FILE_MAX, f);
+	fclose(f);
+	return bytes;
+}
 
 /* All bytes, one end token, and longer tokens that cross every kind of boundary. */
 static void
@@ -414,6 +436,78 @@ test_tight_masks(void)
 	}
 }
 
+/* Does a grammar take a text, byte by byte, as a whole output? */
+static bool
+takes(const llm_grammar *g, const char *text, size_t n)
+{
+	llm_grammar_state *s;
+	bool taken = true;
+
+	if (llm_grammar_start(g, &s, NULL) != LLM_OK)
+		return false;
+	for (size_t i = 0; taken && i < n; i++)
+		taken = llm_grammar_accept(s, vocab, (unsigned char) text[i], NULL) == LLM_OK;
+	taken = taken && llm_grammar_complete(s);
+	llm_grammar_state_free(s);
+	return taken;
+}
+
+/* Checks the values of one case; returns how many there are. */
+static uint64_t
+check_values(const llm_grammar *g, const llm_json *values, bool fit, uint64_t i_case)
+{
+	for (uint64_t k = 0; k < llm_json_size(values); k++)
+	{
+		const char *text = "";
+		size_t n = 0;
+
+		CHECK(llm_json_string(llm_json_item(values, k), &text, &n));
+		CHECK_MSG(takes(g, text, n) == fit, "schema %llu: %s is %s", (unsigned long long) i_case,
+		          text, fit ? "refused" : "taken");
+	}
+	return llm_json_size(values);
+}
+
+/* Random schemas: the grammar's verdict on values is the reference's, and what it writes fits. */
+static void
+test_reference(void)
+{
+	static char out[OUTPUT_MAX];
+	size_t bytes;
+	char *file = fixture_read(DATA, &bytes);
+	llm_json_doc *doc = NULL, *written;
+	uint64_t n_fit = 0, n_misfit = 0, seed = 6;
+
+	REQUIRE(llm_json_parse(file, bytes, &doc, NULL) == LLM_OK);
+	for (uint64_t i = 0; i < llm_json_size(llm_json_root(doc)); i++)
+	{
+		const llm_json *c = llm_json_item(llm_json_root(doc), i);
+		const llm_json *schema = llm_json_member(c, "schema");
+		llm_grammar *g;
+		llm_error err = {LLM_OK, ""};
+
+		CHECK_MSG(llm_grammar_from_schema(schema, &g, &err) == LLM_OK, "schema %llu: %s",
+		          (unsigned long long) i, err.message);
+		REQUIRE(g != NULL);
+		n_fit += check_values(g, llm_json_member(c, "fits"), true, i);
+		n_misfit += check_values(g, llm_json_member(c, "misfits"), false, i);
+		for (uint32_t walk = 0; walk < 4; walk++)
+		{
+			size_t n;
+
+			CHECK(random_walk(g, g->nodes[0].cost + walk * 9 + 1, &seed, out, &n));
+			REQUIRE(llm_json_parse(out, n, &written, NULL) == LLM_OK);
+			CHECK_MSG(valid(schema, llm_json_root(written)), "schema %llu: %.*s",
+			          (unsigned long long) i, (int) n, out);
+			llm_json_free(written);
+		}
+		llm_grammar_free(g);
+	}
+	CHECK(n_fit > 800 && n_misfit > 500);
+	llm_json_free(doc);
+	free(file);
+}
+
 /* A list gives its strings, each reachable, and nothing else. */
 static void
 test_strings(void)
@@ -574,6 +668,7 @@ main(void)
 	RUN(walks);
 	RUN(masks);
 	RUN(tight_masks);
+	RUN(reference);
 	RUN(strings);
 	RUN(forced);
 	RUN(refused);
