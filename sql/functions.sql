@@ -38,3 +38,12 @@ SELECT prepack.classify('a text', '{bug,feature}', min_prob => 1.0);
 -- options
 SELECT length(prepack.generate('Say', max_tokens => 1)) <= length(prepack.generate('Say', max_tokens => 50));
 SELECT prepack.generate('Say', temperature => 1, seed => 7) = prepack.generate('Say', temperature => 1, seed => 7);
+
+-- prompts are logged where the administrator asks for it, and cut
+SET client_min_messages = log;
+SELECT prepack.generate('Not logged.') IS NOT NULL;
+SET prepack.track_prompts = on;
+SELECT prepack.score(ARRAY['one', 'two'], 'it is odd') IS NOT NULL;
+SELECT prepack.generate('Say', repeat('ä', 501)) IS NOT NULL;
+RESET prepack.track_prompts;
+RESET client_min_messages;

@@ -518,6 +518,8 @@ pp_client_submit(const PpJob *job, int n_rows, const PpText *rows, int n_rows2, 
 	load_model(job->model, job->path, deadline);
 	make_salt(salt);
 	check_job_size(job);
+	if (pp_track_prompts)
+		pp_log_job(job, n_rows, rows);
 	req = make_request(n_rows);
 	refuse_long_rows(req, n_rows, rows, n_rows2, rows2);
 	req->function = MemoryContextStrdup(req->context, job->function);

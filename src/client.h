@@ -77,7 +77,7 @@ typedef struct PpRow
 {
 	bool done;
 	bool refused; /* failed before it was sent; the engine's result of its stand-in is dropped */
-	int status; /* llm_status number; 0 = good */
+	int status;   /* llm_status number; 0 = good */
 	const char *message;
 	PpText text;
 	const float4 *values;
@@ -155,5 +155,7 @@ extern bool pp_client_engine_info(PpEngineInfo *info);
 
 /* errors.c: raises engine status as an error: SQLSTATE, message, DETAIL, HINT by its kind. */
 extern _Noreturn void pp_raise(int status, const char *message);
+/* Logs what a request asks, for prepack.track_prompts. */
+extern void pp_log_job(const PpJob *job, int n_rows, const PpText *rows);
 
 #endif /* PP_CLIENT_H */

@@ -1,12 +1,16 @@
 /*
- * errors.c: engine status codes → SQLSTATE, message, DETAIL, HINT. The words are the contract of
- * the manual.
+ * errors.c: what is said: engine status codes → SQLSTATE, message, DETAIL, HINT; and, where the
+ * administrator asks for it, a line of the log for every request. The words are the contract of the
+ * manual.
  */
 #include "client.h"
 
+#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
 #include "llm/llm_status.h"
+
+#define PP_LOGGED_BYTES 1000 /* of an instruction or an input */
 
 /* The SQLSTATE of a status. */
 static int
@@ -84,4 +88,25 @@ pp_row_check(const PpJob *job, const PpRow *row)
 {
 	if (row->status != LLM_OK)
 		pp_raise(row->status, row->message != NULL ? row->message : "row failed");
+}
+
+/* The beginning of a text, for the log. */
+static char *
+beginning(PpText text)
+{
+	return pnstrdup(text.n > 0 ? text.bytes : "",
+	                pg_mbcliplen(text.bytes, (int) Min(text.n, PP_LOGGED_BYTES), PP_LOGGED_BYTES));
+}
+
+/* Logs a request, for prepack.track_prompts. */
+void
+pp_log_job(const PpJob *job, int n_rows, const PpText *rows)
+{
+	PpText first = n_rows > 0 ? rows[0] : (PpText){"", 0};
+
+	ereport(LOG, (errmsg_internal("prepack %s, model \"%s\", rows: %d", job->function, job->model,
+	                              n_rows),
+	              errdetail("Instruction: %s\nFirst input: %s", beginning(job->instruction),
+	                        beginning(first)),
+	              errhidecontext(true)));
 }

@@ -112,8 +112,8 @@ define_admin_settings(void)
 	                           &pp_test_fault, "", PGC_SUSET,
 	                           GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL,
 	                           NULL, NULL);
-	DefineCustomBoolVariable("prepack.track_prompts", "Lets prompts appear in logs and views.",
-	                         NULL, &pp_track_prompts, false, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("prepack.track_prompts", "Logs what every request asks.", NULL,
+	                         &pp_track_prompts, false, PGC_SUSET, 0, NULL, NULL, NULL);
 }
 
 /* Settings of the server's start. */
