@@ -12,6 +12,8 @@
 --   What costs compute is not granted to PUBLIC: the administrator decides, with
 --   prepack.grant_usage().
 
+COMMENT ON SCHEMA prepack IS 'functions of the extension prepack: a language model over rows';
+
 -- ---------------------------------------------------------------------------------------------
 -- Functions over text
 -- ---------------------------------------------------------------------------------------------
@@ -609,6 +611,16 @@ COMMENT ON FUNCTION prepack.engine_status() IS 'what the view prepack.status sho
 
 CREATE VIEW prepack.status AS SELECT * FROM prepack.engine_status();
 COMMENT ON VIEW prepack.status IS 'the engine: one row';
+COMMENT ON COLUMN prepack.status.state IS
+    'ready, starting, degraded (failed repeatedly, retried once a minute) or down';
+COMMENT ON COLUMN prepack.status.engine_pid IS 'process of the engine';
+COMMENT ON COLUMN prepack.status.device IS 'where it computes';
+COMMENT ON COLUMN prepack.status.memory_used IS 'bytes of weights, keys and values';
+COMMENT ON COLUMN prepack.status.memory_limit IS 'bytes it may use';
+COMMENT ON COLUMN prepack.status.queue_depth IS 'sequences that wait or run';
+COMMENT ON COLUMN prepack.status.started_at IS 'start of the engine';
+COMMENT ON COLUMN prepack.status.restarts IS 'restarts since the server''s start';
+COMMENT ON COLUMN prepack.status.last_error IS 'how the last engine ended';
 
 CREATE FUNCTION prepack.engine_models(
     OUT path text, OUT architecture text, OUT parameters bigint, OUT quantisation text,
@@ -624,6 +636,18 @@ SELECT r.name, r.kind, e.architecture, e.parameters, e.quantisation, e.context,
 FROM prepack.model_registry r
 LEFT JOIN prepack.engine_models() e ON e.path OPERATOR(pg_catalog.=) r.path;
 COMMENT ON VIEW prepack.models IS 'registered models, and what the engine says of the loaded ones';
+COMMENT ON COLUMN prepack.models.name IS 'name for calls';
+COMMENT ON COLUMN prepack.models.kind IS 'generate, embed, rerank, endpoint or dummy';
+COMMENT ON COLUMN prepack.models.architecture IS 'of a loaded model, as its file says';
+COMMENT ON COLUMN prepack.models.parameters IS 'number of weights';
+COMMENT ON COLUMN prepack.models.quantisation IS 'format of most weights in the file';
+COMMENT ON COLUMN prepack.models.context IS 'most tokens of a sequence';
+COMMENT ON COLUMN prepack.models.loaded IS 'whether the engine has it in memory';
+COMMENT ON COLUMN prepack.models.bytes IS 'of the weights in memory';
+COMMENT ON COLUMN prepack.models.kv_bytes IS 'set aside for keys and values';
+COMMENT ON COLUMN prepack.models.digest IS 'SHA-256 of the file';
+COMMENT ON COLUMN prepack.models.is_default IS 'default of its kind';
+COMMENT ON COLUMN prepack.models.path IS 'below the model directory';
 
 CREATE FUNCTION prepack.engine_queue(
     OUT pid int, OUT userid oid, OUT function text, OUT model text, OUT state text,
@@ -638,6 +662,16 @@ SELECT q.pid, pg_catalog.pg_get_userbyid(q.userid) AS "user", q.function, q.mode
 FROM prepack.engine_queue() q;
 COMMENT ON VIEW prepack.queue IS
     'running and waiting requests: one''s own, or all for members of pg_read_all_stats';
+COMMENT ON COLUMN prepack.queue.pid IS 'process of the session';
+COMMENT ON COLUMN prepack.queue."user" IS 'role';
+COMMENT ON COLUMN prepack.queue.function IS 'of this schema';
+COMMENT ON COLUMN prepack.queue.model IS 'path of the model';
+COMMENT ON COLUMN prepack.queue.state IS 'receiving its rows, or running';
+COMMENT ON COLUMN prepack.queue.rows IS 'rows of the request';
+COMMENT ON COLUMN prepack.queue.rows_done IS 'rows with a result';
+COMMENT ON COLUMN prepack.queue.tokens IS 'tokens of its prompts';
+COMMENT ON COLUMN prepack.queue.wait_ms IS 'time before its first token was computed';
+COMMENT ON COLUMN prepack.queue.run_ms IS 'time since then';
 
 CREATE FUNCTION prepack.engine_prefixes(
     OUT model text, OUT tokens int, OUT hits bigint, OUT pinned boolean, OUT last_used bigint
@@ -647,6 +681,11 @@ COMMENT ON FUNCTION prepack.engine_prefixes() IS 'what the view prepack.prefixes
 
 CREATE VIEW prepack.prefixes AS SELECT * FROM prepack.engine_prefixes();
 COMMENT ON VIEW prepack.prefixes IS 'prefixes that the engine keeps for the current role';
+COMMENT ON COLUMN prepack.prefixes.model IS 'path of the model';
+COMMENT ON COLUMN prepack.prefixes.tokens IS 'length';
+COMMENT ON COLUMN prepack.prefixes.hits IS 'sequences that began with it';
+COMMENT ON COLUMN prepack.prefixes.pinned IS 'by prewarm';
+COMMENT ON COLUMN prepack.prefixes.last_used IS 'clock of uses; the smallest goes first';
 
 CREATE FUNCTION prepack.pg_stat_prepack(
     OUT userid oid, OUT dbid oid, OUT queryid bigint, OUT function text, OUT model text,
@@ -661,6 +700,25 @@ COMMENT ON FUNCTION prepack.pg_stat_prepack() IS 'what the view prepack.pg_stat_
 CREATE VIEW prepack.pg_stat_prepack AS SELECT * FROM prepack.pg_stat_prepack();
 COMMENT ON VIEW prepack.pg_stat_prepack IS
     'calls by user, database, query, function and model; joins to pg_stat_statements by queryid';
+COMMENT ON COLUMN prepack.pg_stat_prepack.userid IS 'role';
+COMMENT ON COLUMN prepack.pg_stat_prepack.dbid IS 'database';
+COMMENT ON COLUMN prepack.pg_stat_prepack.queryid IS 'of the statement; 0 where compute_query_id is off';
+COMMENT ON COLUMN prepack.pg_stat_prepack.function IS 'of this schema';
+COMMENT ON COLUMN prepack.pg_stat_prepack.model IS 'name of the model';
+COMMENT ON COLUMN prepack.pg_stat_prepack.calls IS 'requests to the engine; a batch is one';
+COMMENT ON COLUMN prepack.pg_stat_prepack.rows IS 'rows of those requests';
+COMMENT ON COLUMN prepack.pg_stat_prepack.errors IS 'requests that failed';
+COMMENT ON COLUMN prepack.pg_stat_prepack.cancels IS 'requests that were cancelled, by LIMIT too';
+COMMENT ON COLUMN prepack.pg_stat_prepack.prompt_tokens IS 'tokens of the prompts';
+COMMENT ON COLUMN prepack.pg_stat_prepack.shared_prefix_tokens IS
+    'of these, not computed since another row or request had';
+COMMENT ON COLUMN prepack.pg_stat_prepack.padding_avoided_tokens IS
+    'what padding rows to the longest of their batch would have added';
+COMMENT ON COLUMN prepack.pg_stat_prepack.output_tokens IS 'generated tokens';
+COMMENT ON COLUMN prepack.pg_stat_prepack.queue_ms IS 'waiting';
+COMMENT ON COLUMN prepack.pg_stat_prepack.prefill_ms IS 'until the first output token';
+COMMENT ON COLUMN prepack.pg_stat_prepack.decode_ms IS 'from there to the end';
+COMMENT ON COLUMN prepack.pg_stat_prepack.stats_since IS 'first call of the entry';
 
 CREATE FUNCTION prepack.pg_stat_prepack_info(OUT dealloc bigint, OUT stats_reset timestamptz)
 RETURNS record LANGUAGE c VOLATILE PARALLEL RESTRICTED
@@ -670,6 +728,8 @@ COMMENT ON FUNCTION prepack.pg_stat_prepack_info() IS 'what the view prepack.pg_
 CREATE VIEW prepack.pg_stat_prepack_info AS SELECT * FROM prepack.pg_stat_prepack_info();
 COMMENT ON VIEW prepack.pg_stat_prepack_info IS
     'how often entries were dropped for room, and since when the counters run';
+COMMENT ON COLUMN prepack.pg_stat_prepack_info.dealloc IS 'how often entries were dropped for room';
+COMMENT ON COLUMN prepack.pg_stat_prepack_info.stats_reset IS 'since when the counters run';
 
 CREATE FUNCTION prepack.pg_stat_prepack_reset()
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -724,6 +784,17 @@ SELECT t.id, pg_catalog.pg_get_userbyid(t.roleid) AS role, t.state, t.kind, t.de
 FROM prepack.engine_speculation_tables() t;
 COMMENT ON VIEW prepack.speculation_tables IS
     'speculative tables of this database: one''s own, or all for members of pg_read_all_stats';
+COMMENT ON COLUMN prepack.speculation_tables.id IS 'as materialize returned it';
+COMMENT ON COLUMN prepack.speculation_tables.role IS 'whose queries it answers';
+COMMENT ON COLUMN prepack.speculation_tables.state IS 'building, ready or dead';
+COMMENT ON COLUMN prepack.speculation_tables.kind IS 'exact or superset';
+COMMENT ON COLUMN prepack.speculation_tables.definition IS 'the query that it holds';
+COMMENT ON COLUMN prepack.speculation_tables.rows IS 'of the table';
+COMMENT ON COLUMN prepack.speculation_tables.bytes IS 'on disk';
+COMMENT ON COLUMN prepack.speculation_tables.built_ms IS 'time that building took';
+COMMENT ON COLUMN prepack.speculation_tables.age IS 'since it was built';
+COMMENT ON COLUMN prepack.speculation_tables.hits IS 'queries that it answered';
+COMMENT ON COLUMN prepack.speculation_tables.reason IS 'fresh, or why it answers nothing any more';
 
 CREATE FUNCTION prepack.pg_stat_prepack_speculation(OUT name text, OUT value float8)
 RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
@@ -734,6 +805,8 @@ COMMENT ON FUNCTION prepack.pg_stat_prepack_speculation() IS
 CREATE VIEW prepack.pg_stat_prepack_speculation AS SELECT * FROM prepack.pg_stat_prepack_speculation();
 COMMENT ON VIEW prepack.pg_stat_prepack_speculation IS
     'what speculation did, hits by kind, misses by reason, and the time it took and saved';
+COMMENT ON COLUMN prepack.pg_stat_prepack_speculation.name IS 'of the counter';
+COMMENT ON COLUMN prepack.pg_stat_prepack_speculation.value IS 'since the server''s start';
 GRANT SELECT ON prepack.speculation_tables, prepack.pg_stat_prepack_speculation TO PUBLIC;
 
 CREATE FUNCTION prepack.speculate(partial_sql text, cursor_pos int DEFAULT NULL)
@@ -776,4 +849,10 @@ SELECT s.id, pg_catalog.pg_get_userbyid(s.roleid) AS role, s.state, s.pid, s.wor
 FROM prepack.engine_speculations() s;
 COMMENT ON VIEW prepack.speculations IS
     'texts that are being typed, one row for each session: one''s own, or all for members of pg_read_all_stats';
+COMMENT ON COLUMN prepack.speculations.id IS 'as speculate returned it';
+COMMENT ON COLUMN prepack.speculations.role IS 'who types';
+COMMENT ON COLUMN prepack.speculations.state IS 'of the work on it';
+COMMENT ON COLUMN prepack.speculations.pid IS 'the typing session';
+COMMENT ON COLUMN prepack.speculations.worker_pid IS 'the worker';
+COMMENT ON COLUMN prepack.speculations.fed_at IS 'the last text';
 GRANT SELECT ON prepack.speculations TO PUBLIC;

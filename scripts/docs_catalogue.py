@@ -43,6 +43,9 @@ SELECT pg_describe_object(classid, objid, 0) FROM pg_depend
 WHERE refobjid = (SELECT oid FROM pg_extension WHERE extname = 'prepack') AND deptype = 'e'
     AND classid IN ('pg_proc'::regclass, 'pg_class'::regclass)
     AND obj_description(objid, classid::regclass::name) IS NULL
+UNION ALL
+SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+WHERE c.relnamespace = 'prepack'::regnamespace AND c.relkind = 'v' AND col_description(c.oid, a.attnum) IS NULL
 """
 
 
