@@ -24,6 +24,23 @@ SELECT prepack.register_model('x', 'bert');
 SELECT name, kind FROM prepack.models ORDER BY name;
 SELECT prepack.drop_model('x');
 RESET ROLE;
+-- a policy with a call in it judges a row before any condition of the user's sees it
+CREATE TABLE secret AS SELECT i AS id, 'secret ' || i AS body FROM generate_series(1, 8) i;
+ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
+CREATE POLICY judged ON secret USING (prepack.is_true(body, 'is odd', model => 'dummy'));
+GRANT SELECT ON secret TO prepack_user;
+CREATE FUNCTION peek(body text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$
+BEGIN
+    RAISE NOTICE 'saw %', body;
+    RETURN true;
+END $$;
+SET ROLE prepack_user;
+SELECT id FROM secret WHERE peek(body);
+EXPLAIN (COSTS OFF) SELECT id FROM secret WHERE peek(body);
+SELECT id FROM secret WHERE peek(body) AND prepack.is_true(body, 'is even', model => 'dummy') AND id < 6;
+RESET ROLE;
+DROP TABLE secret;
+DROP FUNCTION peek;
 SET prepack.allowed_models = 'other';
 SELECT prepack.generate('x', model => 'dummy');
 RESET prepack.allowed_models;

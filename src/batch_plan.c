@@ -194,7 +194,11 @@ leaf_mutator(Node *node, LeafContext *context)
 	                        exprCollation(node), 0);
 }
 
-/* Takes the call quals out of a qual list. */
+/*
+ * Takes the call quals out of a qual list, and all that stand behind the first of them. The planner
+ * has ordered the list by security level, then by cost: a user's condition must not see rows that a
+ * policy with a call in it has yet to judge.
+ */
 static List *
 take_call_quals(List **quals)
 {
@@ -204,7 +208,7 @@ take_call_quals(List **quals)
 
 	foreach (lc, *quals)
 	{
-		if (pp_batch_contains_call(lfirst(lc)))
+		if (taken != NIL || pp_batch_contains_call(lfirst(lc)))
 			taken = lappend(taken, lfirst(lc));
 		else
 			kept = lappend(kept, lfirst(lc));
