@@ -25,7 +25,7 @@
 
 #define PP_CONTROL_FD   3
 #define PP_ALIVE_FD     4
-#define PP_ENGINE_ARGS  16
+#define PP_ENGINE_ARGS  18
 #define PP_STOP_POLL_US 10000L
 
 /* The command line, built before the fork. */
@@ -34,6 +34,7 @@ typedef struct EngineCommand
 	char path[MAXPGPATH];
 	char threads[16];
 	char memory[32];
+	char context[16];
 	char *argv[PP_ENGINE_ARGS];
 } EngineCommand;
 
@@ -46,6 +47,7 @@ build_command(EngineCommand *cmd)
 	snprintf(cmd->path, sizeof(cmd->path), "%s/prepack-engine", pkglib_path);
 	snprintf(cmd->threads, sizeof(cmd->threads), "%d", pp_cpu_threads);
 	snprintf(cmd->memory, sizeof(cmd->memory), INT64_FORMAT, (int64) pp_memory_limit * 1024 * 1024);
+	snprintf(cmd->context, sizeof(cmd->context), "%d", pp_max_context);
 	cmd->argv[n++] = "prepack-engine";
 	cmd->argv[n++] = "serve";
 	cmd->argv[n++] = "--socket";
@@ -58,6 +60,8 @@ build_command(EngineCommand *cmd)
 	cmd->argv[n++] = cmd->threads;
 	cmd->argv[n++] = "--memory-limit";
 	cmd->argv[n++] = cmd->memory;
+	cmd->argv[n++] = "--context";
+	cmd->argv[n++] = cmd->context;
 	cmd->argv[n++] = "--control-fd";
 	cmd->argv[n++] = "3";
 	if (pp_test_fault != NULL && strcmp(pp_test_fault, "allow") == 0)

@@ -14,6 +14,7 @@
 #define PP_BATCH_ROWS_MAX  65536
 #define PP_MAX_TOKENS_MAX  1048576
 #define PP_CPU_THREADS_MAX 1024
+#define PP_CONTEXT_MAX     (1 << 24)
 #define PP_SPECULATORS_MAX 64
 
 bool pp_enabled = true;
@@ -34,6 +35,7 @@ int pp_speculation_statement_timeout = 10000;
 char *pp_device = NULL;
 int pp_memory_limit = 0;
 int pp_cpu_threads = 0;
+int pp_max_context = 0;
 char *pp_model_directory = NULL;
 int pp_max_speculators = 2;
 char *pp_test_fault = NULL;
@@ -125,6 +127,10 @@ define_server_settings(void)
 	                        NULL, NULL);
 	DefineCustomStringVariable("prepack.device", "Where models run: auto, cpu, cuda:0, …", NULL,
 	                           &pp_device, "auto", PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("prepack.max_context",
+	                        "Longest context that models are loaded for; 0: each model's own.",
+	                        NULL, &pp_max_context, 0, 0, PP_CONTEXT_MAX, PGC_POSTMASTER, 0, NULL,
+	                        NULL, NULL);
 	DefineCustomIntVariable("prepack.max_speculators", "Most speculation workers at a time.", NULL,
 	                        &pp_max_speculators, 2, 0, PP_SPECULATORS_MAX, PGC_POSTMASTER, 0, NULL,
 	                        NULL, NULL);

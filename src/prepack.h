@@ -39,6 +39,7 @@ extern int pp_speculation_statement_timeout; /* ms */
 extern char *pp_device;
 extern int pp_memory_limit; /* MB; 0 = 80 % */
 extern int pp_cpu_threads;  /* 0 = all cores */
+extern int pp_max_context;  /* tokens; 0 = each model's own */
 extern char *pp_model_directory;
 extern int pp_max_speculators;
 extern char *pp_test_fault;

@@ -23,6 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import summary
 
 ENGINE = pathlib.Path(os.environ.get("PREPACK_ENGINE", "build/prepack-engine")).resolve()
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODELS = pathlib.Path(os.environ.get("PREPACK_MODELS") or "models").resolve()
 SMOL, MINILM = MODELS / "smollm2-135m.gguf", MODELS / "minilm-l6"
 COMMANDS = ("generate", "inspect", "selftest", "bench")
@@ -234,6 +235,13 @@ class Generate(unittest.TestCase):
                 status, out, err = run("generate", SMOL, *args)
                 self.assertEqual((status, out), (1, ""))
                 self.assertIn(said, err)
+
+    def test_a_longer_context_than_the_first(self):
+        args = (ROOT / "test/data/models/phi3-long", "the rain in the other plain", "--raw", "--max-tokens", 8)
+        status, _, err = run("generate", *args)
+        self.assertEqual(status, 1)
+        self.assertRegex(err, r"prompt has \d+ tokens, the limit of model .* is 16")
+        self.assertEqual(run("generate", *args, "--context", 64)[0], 0)
 
     @needs(MINILM)
     def test_an_encoder_does_not_generate(self):

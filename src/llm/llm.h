@@ -55,6 +55,7 @@ typedef struct llm_engine_params
 	uint64_t memory_limit;  /* bytes for weights + KV + scratch; 0 = 80 % of the device's or host's
 	                           memory */
 	pp_precision precision; /* PP_PREC_F32 is the oracle; PP_PREC_INT8 what serves */
+	uint32_t n_ctx;         /* longest context of models loaded without options; 0 = their own */
 	uint32_t max_queued;    /* sequences waiting or running, all callers; 0 = 65,536 */
 	uint32_t budget_tokens; /* tokens a pass; 0 = calibrated at load */
 	bool no_prefix_sharing; /* benchmark baseline: every row computes its whole prompt */

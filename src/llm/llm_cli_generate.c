@@ -19,6 +19,7 @@ typedef struct settings
 	llm_cli_list stops;
 	uint32_t max_tokens;
 	uint32_t n_threads;
+	uint32_t n_ctx;
 	const char *device;
 	llm_sample_params sample;
 	bool f32;
@@ -50,6 +51,7 @@ parse(int argc, char **argv, settings *s, const char *args[2])
 	    {"--seed", "N", LLM_CLI_SEED, &s->sample.seed, "the same seed gives the same text (0)"},
 	    {"--stop", "TEXT", LLM_CLI_TEXTS, &s->stops, "end before this text; up to 16 times"},
 	    {"--schema", "FILE", LLM_CLI_TEXT, &s->schema, "answer in JSON that fits this schema"},
+	    {"--context", "N", LLM_CLI_COUNT, &s->n_ctx, "longest context (the model's own)"},
 	    {"--threads", "N", LLM_CLI_COUNT, &s->n_threads, "threads (all cores)"},
 	    {"--device", "DEVICE", LLM_CLI_TEXT, &s->device, "auto, cpu or cuda:N (auto)"},
 	    {"--f32", NULL, LLM_CLI_FLAG, &s->f32, "compute in float instead of int8"},
@@ -160,6 +162,7 @@ generate(const settings *s, const char *model, const char *prompt, llm_error *er
 {
 	llm_engine_params params = {.device = s->f32 ? "cpu" : s->device,
 	                            .n_threads = s->n_threads,
+	                            .n_ctx = s->n_ctx,
 	                            .precision = s->f32 ? PP_PREC_F32 : PP_PREC_INT8};
 	char *input = NULL;
 	char *schema = NULL;

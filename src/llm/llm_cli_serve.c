@@ -34,6 +34,8 @@ take_option(const char *name, const char *value, llm_server_params *p)
 		p->engine.device = value;
 	else if (strcmp(name, "--threads") == 0 && number(value, 1024, &n))
 		p->engine.n_threads = (uint32_t) n;
+	else if (strcmp(name, "--context") == 0 && number(value, 1 << 24, &n))
+		p->engine.n_ctx = (uint32_t) n;
 	else if (strcmp(name, "--memory-limit") == 0 && number(value, UINT64_MAX, &n))
 		p->engine.memory_limit = n;
 	else if (strcmp(name, "--control-fd") == 0 && number(value, 1 << 20, &n))

@@ -383,7 +383,7 @@ llm_status
 llm_engine_load(llm_engine *e, const char *name, const char *path, const llm_load_options *options,
                 llm_error *err)
 {
-	static const llm_load_options defaults = {0};
+	const llm_load_options defaults = {.n_ctx = e->params.n_ctx};
 	llm_error ignored;
 	llm_slot *slot;
 	llm_status status;
