@@ -34,7 +34,7 @@ LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_gr
                 llm_sample llm_stop llm_vocab_trie
 LLM_ENGINE    = llm_device llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate llm_dummy \
-                llm_wire_job llm_server llm_server_conn llm_server_job llm_server_admin
+                llm_wire_job llm_server llm_server_conn llm_server_job llm_server_model llm_server_admin
 # The CUDA backend, a shared object of its own: make cuda.
 KERNELS_CUDA  = backend plan weights matmul matmul_skinny rows norm activate qkv kv pool attention \
                 attention_simple
@@ -49,7 +49,7 @@ LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_generate llm_cli_inspect 
 TESTS         = test_alloc test_arch test_chat test_cpu_attn test_cpu_ops test_draft test_engine \
                 test_forward test_gguf test_grammar test_json test_kernels test_kv test_label test_models \
                 test_pack test_packed test_prompt test_quant test_safetensors test_sample \
-                test_sched test_sched_load test_sim test_stop test_thread test_tok_load \
+                test_sched test_sched_load test_server test_sim test_stop test_thread test_tok_load \
                 test_tokenizer test_unicode test_weights test_wire
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors fuzz_tokenizer fuzz_wire
 BENCHES       = bench_grammar bench_ops

@@ -7,7 +7,6 @@
  * must be whole frames that a client can read, and nothing may be left behind.
  */
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -27,13 +26,14 @@ static server *
 the_server(void)
 {
 	static server s;
-	static const llm_server_params params = {.control_fd = -1, .engine.n_threads = 1};
+	static const llm_server_params params = {.control_fd = -1,
+	                                         .input_limit = INPUT_MAX,
+	                                         .engine.n_threads = 1};
 	llm_error err;
 
 	if (s.engine != NULL)
 		return &s;
 	server_init(&s, &params);
-	snprintf(s.model_root, sizeof(s.model_root), "/nonexistent");
 	s.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	s.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s.epoll_fd < 0 || s.wake_fd < 0 ||
@@ -106,7 +106,7 @@ settle(server *s, conn *c, int fd, uint8_t *reply, size_t *n)
 	bool loading = true;
 
 	conn_readable(c);
-	while (server_start_next(s) || llm_engine_step(s->engine))
+	while (server_start_next(s) || server_errand_next(s) || llm_engine_step(s->engine))
 		;
 	while (loading)
 	{

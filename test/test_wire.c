@@ -585,7 +585,7 @@ test_results(void)
 	                      .message = "not sent"};
 	llm_row_result failed = {.row = 78, .status = LLM_E_TOO_LONG, .message = "too long"};
 
-	llm_wire_put_result(&w, 5, &row);
+	llm_wire_put_result(&w, 0, 5, &row);
 	check_truncations(&w, read_results);
 	r = (llm_wire_reader){w.bytes + LLM_WIRE_HEADER, w.n - LLM_WIRE_HEADER, false};
 	CHECK(llm_wire_get_u32(&r) == 1);
@@ -596,7 +596,7 @@ test_results(void)
 	CHECK(fixture_row_value(&got, 0) == 0.25f && isnan(fixture_row_value(&got, 2)));
 	CHECK(got.logprob == -12.5 && got.n_tokens == 5 && got.n_shared == 4 && got.n_output == 3);
 	w.n = 0;
-	llm_wire_put_result(&w, 5, &failed);
+	llm_wire_put_result(&w, 0, 5, &failed);
 	r = (llm_wire_reader){w.bytes + LLM_WIRE_HEADER, w.n - LLM_WIRE_HEADER, false};
 	CHECK(llm_wire_get_u32(&r) == 1);
 	got = fixture_get_row(&r);

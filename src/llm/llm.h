@@ -81,9 +81,11 @@ llm_status llm_engine_load(llm_engine *e, const char *name, const char *path,
 /* Jobs of the model that still run end with LLM_E_CANCELLED; the memory is free when it returns. */
 llm_status llm_engine_unload(llm_engine *e, const char *name, llm_error *err);
 
+#define LLM_NAME_MAX 1024 /* bytes of a model's name with its NUL; the server's names are paths */
+
 typedef struct llm_model_info
 {
-	char name[64];
+	char name[LLM_NAME_MAX];
 	char arch[32];
 	char quantisation[16]; /* of most weights in the file: "Q4_1", "F32", … */
 	char digest[65];
@@ -99,8 +101,8 @@ typedef struct llm_model_info
 	uint32_t budget_tokens; /* as calibrated */
 } llm_model_info;
 
-uint32_t llm_engine_models(llm_engine *e, llm_model_info *out,
-                           uint32_t max); /* how many are loaded */
+/* How many are loaded. Never waits for a pass. */
+uint32_t llm_engine_models(llm_engine *e, llm_model_info *out, uint32_t max);
 
 typedef enum llm_job_kind
 {

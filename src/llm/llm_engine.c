@@ -224,7 +224,8 @@ publish_stats(llm_engine *e, double busy_ms)
 		s.n_jobs++;
 	for (uint32_t i = 0; i < e->n_slots; i++)
 	{
-		const llm_slot *slot = e->slots[i];
+		llm_slot *slot = e->slots[i];
+		uint64_t used;
 
 		llm_sched_get_stats(slot->sched, &sched);
 		llm_kv_get_stats(slot->kv, &kv);
@@ -233,8 +234,9 @@ publish_stats(llm_engine *e, double busy_ms)
 		s.n_running += sched.n_running;
 		s.bytes_weights += slot->model->bytes;
 		s.bytes_kv += slot->bytes_kv;
-		s.bytes_kv_used +=
-		    slot->bytes_kv / (kv.n_pages > 0 ? kv.n_pages : 1) * (kv.n_pages - kv.n_free);
+		used = slot->bytes_kv / (kv.n_pages > 0 ? kv.n_pages : 1) * (kv.n_pages - kv.n_free);
+		atomic_store(&slot->bytes_kv_used, used);
+		s.bytes_kv_used += used;
 		s.bytes_scratch += memory.bytes_scratch;
 	}
 	pthread_mutex_lock(&e->inbox_mutex);
@@ -387,7 +389,7 @@ llm_engine_submit(llm_engine *e, const llm_job *job, uint64_t *id, llm_error *er
 	pthread_rwlock_rdlock(&e->models_lock);
 	slot = job->model != NULL ? llm_slot_find(e, job->model) : NULL;
 	if (slot == NULL)
-		status = llm_fail(err, LLM_E_NOT_FOUND, "model \"%.63s\" is not loaded",
+		status = llm_fail(err, LLM_E_NOT_FOUND, "model \"%.150s\" is not loaded",
 		                  job->model != NULL ? job->model : "");
 	else if ((status = llm_task_create(e, job, slot, &task, err)) == LLM_OK &&
 	         (status = queue_task(e, task, id, err)) != LLM_OK)

@@ -75,7 +75,7 @@ typedef struct llm_pin
  * immutable. */
 struct llm_slot
 {
-	char name[64];
+	char name[LLM_NAME_MAX];
 	char digest[65];
 	char quantisation[16];
 	llm_model *model;
@@ -88,6 +88,7 @@ struct llm_slot
 	uint32_t n_ctx;
 	uint32_t budget_tokens;
 	uint64_t bytes_kv;
+	_Atomic uint64_t bytes_kv_used; /* as of the last pass, for who does not hold step_mutex */
 	llm_pass pass;
 	struct llm_outcome *outs; /* [n_pieces_max] of the running pass */
 	llm_pin *pins;

@@ -428,7 +428,7 @@ llm_engine_unload(llm_engine *e, const char *name, llm_error *err)
 	pthread_rwlock_unlock(&e->models_lock);
 	pthread_mutex_unlock(&e->step_mutex);
 	if (slot == NULL)
-		return llm_fail(err, LLM_E_NOT_FOUND, "model \"%.63s\" is not loaded", name);
+		return llm_fail(err, LLM_E_NOT_FOUND, "model \"%.150s\" is not loaded", name);
 	llm_slot_free(slot);
 	return LLM_OK;
 }
@@ -438,15 +438,13 @@ static void
 describe(const llm_slot *slot, llm_model_info *info)
 {
 	const llm_arch *arch = &slot->model->arch;
-	llm_kv_stats kv;
 
-	llm_kv_get_stats(slot->kv, &kv);
 	*info = (llm_model_info){
 	    .kind = arch->kind,
 	    .n_params = slot->model->n_params,
 	    .bytes_weights = slot->model->bytes,
 	    .bytes_kv = slot->bytes_kv,
-	    .bytes_kv_used = slot->bytes_kv / kv.n_pages * (kv.n_pages - kv.n_free),
+	    .bytes_kv_used = atomic_load(&slot->bytes_kv_used),
 	    .n_ctx = slot->n_ctx,
 	    .n_vocab = arch->n_vocab,
 	    .d_model = arch->d_model,
@@ -466,10 +464,10 @@ llm_engine_models(llm_engine *e, llm_model_info *out, uint32_t max)
 {
 	uint32_t n;
 
-	llm_engine_lock_step(e);
+	pthread_rwlock_rdlock(&e->models_lock);
 	n = e->n_slots;
 	for (uint32_t i = 0; i < n && i < max; i++)
 		describe(e->slots[i], &out[i]);
-	pthread_mutex_unlock(&e->step_mutex);
+	pthread_rwlock_unlock(&e->models_lock);
 	return n;
 }

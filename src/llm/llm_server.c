@@ -9,10 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -24,10 +21,16 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "llm_alloc.h"
 #include "llm_server_internal.h"
 
 #define EVENTS_MAX 64
 #define TICK_MS    1000
+#define DEAF_MS    100 /* without descriptors no connection is accepted for this long */
+#define FILES_MIN  256 /* descriptors, when the system does not tell */
+#define FILES_MAX  65536
+#define EXCESS_MAX 32 /* connections that wait for their refusal */
+#define GRACE_S    1  /* threads that do not end by then are left to the end of the process */
 
 /* Monotonic milliseconds. */
 double
@@ -75,8 +78,12 @@ engine_main(void *arg)
 		bool worked;
 
 		atomic_store(&s->pass_since_ms, server_now_ms());
+		while (atomic_load(&s->hang))
+			pause();
 		worked = llm_engine_step(s->engine);
 		atomic_store(&s->pass_since_ms, 0);
+		if (atomic_exchange(&s->output_waits, false))
+			server_wake(s);
 		pthread_mutex_lock(&s->engine_mutex);
 		while (!worked && !s->engine_woken && !s->engine_stop)
 			pthread_cond_wait(&s->engine_cond, &s->engine_mutex);
@@ -85,6 +92,14 @@ engine_main(void *arg)
 		pthread_mutex_unlock(&s->engine_mutex);
 	}
 	return NULL;
+}
+
+/* Provokes a wedge: the next step of the engine does not end. */
+void
+server_hang(server *s)
+{
+	atomic_store(&s->hang, true);
+	wake_engine(s);
 }
 
 /* ---- setting up ---------------------------------------------------------------------------- */
@@ -186,48 +201,98 @@ open_events(server *s, llm_error *err)
 	return LLM_OK;
 }
 
-/* Resolves the model directory; a missing one is reported when the first model is loaded. */
+/*
+ * Raises the soft limit of descriptors, and leaves some of them to all but connections: a client
+ * over the limit is told so, while accept still works.
+ */
 static void
-find_models(server *s)
+plan_connections(server *s)
 {
-	char resolved[PATH_MAX];
+	struct rlimit files = {FILES_MIN, FILES_MIN};
 
-	if (s->params.model_directory == NULL ||
-	    realpath(s->params.model_directory, resolved) == NULL ||
-	    strlen(resolved) >= sizeof(s->model_root))
-		snprintf(s->model_root, sizeof(s->model_root), "/nonexistent");
-	else
-		memcpy(s->model_root, resolved, strlen(resolved) + 1);
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max)
+	{
+		files.rlim_cur = files.rlim_max < FILES_MAX ? files.rlim_max : FILES_MAX;
+		setrlimit(RLIMIT_NOFILE, &files);
+		getrlimit(RLIMIT_NOFILE, &files);
+	}
+	s->max_conns = s->params.max_connections;
+	if (s->max_conns == 0)
+		s->max_conns = (uint32_t) (files.rlim_cur < FILES_MAX ? files.rlim_cur : FILES_MAX) / 4 * 3;
 }
 
 /* ---- the loop ------------------------------------------------------------------------------ */
 
-/* Accepts what waits; processes of other users are turned away. */
+/*
+ * Makes a connection of a new socket. Processes of other users are turned away. Who comes over the
+ * limit is told so after its HELLO; the parent's looks at the engine do not count.
+ */
+static void
+add_client(server *s, int fd)
+{
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
+	bool known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0;
+	bool excess = s->n_conns >= s->max_conns && known && peer.pid != getppid();
+	conn *c = NULL;
+
+	if (known && peer.uid == geteuid() && (!excess || s->n_conns < s->max_conns + EXCESS_MAX))
+		c = conn_create(s, fd);
+	if (c == NULL)
+	{
+		close(fd);
+		return;
+	}
+	c->excess = excess;
+	s->n_conns++;
+	pthread_mutex_lock(&s->mutex);
+	c->next = s->conns;
+	s->conns = c;
+	pthread_mutex_unlock(&s->mutex);
+	if (!watch(s, fd, c))
+		conn_close(c);
+}
+
+/*
+ * Accepts what waits. When there are no descriptors, the socket stays readable: it is not watched
+ * for a moment, else the loop would spin.
+ */
 static void
 accept_clients(server *s)
 {
 	for (;;)
 	{
-		struct ucred peer;
-		socklen_t length = sizeof(peer);
 		int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		conn *c;
 
-		if (fd < 0)
+		if (fd >= 0)
+			add_client(s, fd);
+		else if (errno == EAGAIN || errno == EWOULDBLOCK)
 			return;
-		if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.uid != geteuid() ||
-		    (c = conn_create(s, fd)) == NULL)
+		else if (errno != EINTR && errno != ECONNABORTED)
 		{
-			close(fd);
-			continue;
+			epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, s->listen_fd, NULL);
+			s->deaf_until_ms = server_now_ms() + DEAF_MS;
+			return;
 		}
-		pthread_mutex_lock(&s->mutex);
-		c->next = s->conns;
-		s->conns = c;
-		pthread_mutex_unlock(&s->mutex);
-		if (!watch(s, fd, c))
-			conn_close(c);
 	}
+}
+
+/* Watches the listening socket again when its pause is over. */
+static void
+listen_again(server *s)
+{
+	if (s->deaf_until_ms > 0 && server_now_ms() >= s->deaf_until_ms &&
+	    watch(s, s->listen_fd, &s->listen_fd))
+		s->deaf_until_ms = 0;
+}
+
+/* True when a client has left a frame unfinished, or HELLO unsaid, for too long. */
+static bool
+is_stalled(const conn *c, double now)
+{
+	double since = c->greeted ? c->frame_since_ms : c->accepted_ms;
+
+	return since > 0 && now - since > c->server->params.stall_ms;
 }
 
 /* Sends output, frees ended jobs and closed connections, cuts off who stalls. */
@@ -243,7 +308,7 @@ tend_connections(server *s)
 
 		server_jobs_sweep(c);
 		conn_flush(c);
-		if (!c->closed && c->frame_since_ms > 0 && now - c->frame_since_ms > SERVER_STALL_MS)
+		if (!c->closed && is_stalled(c, now))
 			conn_close(c);
 		if (c->closed && c->jobs == NULL)
 		{
@@ -251,6 +316,7 @@ tend_connections(server *s)
 			*link = c->next;
 			pthread_mutex_unlock(&s->mutex);
 			conn_free(c);
+			s->n_conns--;
 		}
 		else
 			link = &c->next;
@@ -286,11 +352,13 @@ serve(server *s, llm_error *err)
 
 	while (!s->stop)
 	{
-		int n = epoll_wait(s->epoll_fd, events, EVENTS_MAX, TICK_MS);
+		int n =
+		    epoll_wait(s->epoll_fd, events, EVENTS_MAX, s->deaf_until_ms > 0 ? DEAF_MS : TICK_MS);
 
 		for (int i = 0; i < n; i++)
 			handle_event(s, &events[i]);
 		tend_connections(s);
+		listen_again(s);
 		llm_engine_get_stats(s->engine, &stats);
 		if (stats.state == LLM_E_DEVICE)
 			return llm_fail(err, LLM_E_DEVICE, "%s", stats.last_error);
@@ -298,38 +366,65 @@ serve(server *s, llm_error *err)
 	return LLM_OK;
 }
 
-/* Ends the start thread after its job, then the engine thread after its pass. */
-static void
+/* Waits for a thread's end until a point in time. */
+static bool
+join(pthread_t thread, const struct timespec *until)
+{
+	return pthread_timedjoin_np(thread, NULL, until) == 0;
+}
+
+/*
+ * Ends the threads after the job, errand and pass in hand. False: one does not end; a wedged engine
+ * must not keep the process alive.
+ */
+static bool
 stop_threads(server *s)
 {
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += GRACE_S;
 	pthread_mutex_lock(&s->start_mutex);
 	s->start_stop = true;
 	pthread_cond_signal(&s->start_cond);
 	pthread_mutex_unlock(&s->start_mutex);
-	pthread_join(s->start_thread, NULL);
+	pthread_mutex_lock(&s->mutex);
+	s->errand_stop = true;
+	pthread_cond_signal(&s->errand_cond);
+	pthread_mutex_unlock(&s->mutex);
+	if (!join(s->start_thread, &until) || !join(s->errand_thread, &until))
+		return false;
 	pthread_mutex_lock(&s->engine_mutex);
 	s->engine_stop = true;
 	pthread_cond_signal(&s->engine_cond);
 	pthread_mutex_unlock(&s->engine_mutex);
-	pthread_join(s->engine_thread, NULL);
+	return join(s->engine_thread, &until);
 }
 
 /*
- * Closes what is open. Running loads keep the engine busy, so the process ends without freeing
- * models.
+ * Closes what is open. Running loads, or a thread that does not end, keep the engine busy: then the
+ * process ends without freeing models.
  */
 static void
 shut_down(server *s)
 {
-	bool loading;
+	bool busy;
 
 	unlink(s->params.socket_path);
-	stop_threads(s);
+	if (!stop_threads(s))
+		return;
 	s->start_first = s->start_last = NULL;
 	pthread_mutex_lock(&s->mutex);
-	loading = s->loads != NULL;
+	busy = s->loads != NULL;
+	while (s->errands != NULL)
+	{
+		server_errand *errand = s->errands;
+
+		s->errands = errand->next;
+		llm_free(errand);
+	}
 	pthread_mutex_unlock(&s->mutex);
-	if (loading)
+	if (busy)
 		return;
 	for (conn *c = s->conns; c != NULL; c = c->next)
 		conn_close(c);
@@ -351,11 +446,16 @@ void
 server_init(server *s, const llm_server_params *params)
 {
 	s->params = *params;
+	if (s->params.stall_ms == 0)
+		s->params.stall_ms = SERVER_STALL_MS;
+	if (s->params.input_limit == 0)
+		s->params.input_limit = SERVER_INPUT_MAX;
 	s->started_ms = server_now_ms();
 	pthread_mutex_init(&s->mutex, NULL);
 	pthread_mutex_init(&s->engine_mutex, NULL);
 	pthread_mutex_init(&s->start_mutex, NULL);
 	pthread_cond_init(&s->start_cond, NULL);
+	pthread_cond_init(&s->errand_cond, NULL);
 	pthread_cond_init(&s->engine_cond, NULL);
 }
 
@@ -369,13 +469,14 @@ llm_server_run(const llm_server_params *params, llm_error *err)
 
 	server_init(s, params);
 	harden(params);
-	find_models(s);
+	plan_connections(s);
 	if (open_socket(s, err) != LLM_OK || open_events(s, err) != LLM_OK ||
 	    llm_engine_create(&params->engine, &s->engine, err) != LLM_OK)
 		return err->code;
 	llm_engine_set_wakeup(s->engine, wake_engine, s);
 	if (pthread_create(&s->engine_thread, NULL, engine_main, s) != 0 ||
-	    pthread_create(&s->start_thread, NULL, server_start_main, s) != 0)
+	    pthread_create(&s->start_thread, NULL, server_start_main, s) != 0 ||
+	    pthread_create(&s->errand_thread, NULL, server_errand_main, s) != 0)
 		return llm_fail(err, LLM_E_NOMEM, "could not start the server's threads");
 	status = serve(s, err);
 	shut_down(s);

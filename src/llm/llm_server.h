@@ -16,6 +16,12 @@ typedef struct llm_server_params
 	const char *model_directory; /* models are named by their path in it */
 	int control_fd;              /* -1 = none */
 	bool allow_faults;           /* tests only: FAULT frames are obeyed */
+	/* 0 = three quarters of the descriptors that the process may have */
+	uint32_t max_connections;
+	uint32_t stall_ms;    /* an unfinished frame or a missing HELLO costs the connection
+	                              * after this long; 0 = 30 s */
+	uint64_t input_limit; /* bytes of jobs that wait or run, one connection at most half of
+	                              * it; 0 = 2 GiB */
 	llm_engine_params engine;
 	void (*log)(const char *message); /* one line, never a prompt; from any thread; NULL = none */
 } llm_server_params;

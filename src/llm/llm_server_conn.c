@@ -6,6 +6,7 @@
  * read is cut off when SERVER_OUTPUT_MAX bytes wait for it, so that it can hurt nobody but itself.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@
 #include "llm_server_internal.h"
 
 #define READ_BYTES 65536
+/* what a connection without traffic may keep, each way */
+#define IDLE_BYTES ((size_t) 4 * READ_BYTES)
 
 /* Makes a connection of an accepted socket. */
 conn *
@@ -26,6 +29,7 @@ conn_create(server *s, int fd)
 	c->server = s;
 	c->fd = fd;
 	c->caller = ++s->next_caller;
+	c->accepted_ms = server_now_ms();
 	c->out.grow = llm_wire_grow;
 	pthread_mutex_init(&c->mutex, NULL);
 	return c;
@@ -86,6 +90,32 @@ conn_unlock_output(conn *c)
 	server_wake(c->server);
 }
 
+/* Unlocks after results. */
+void
+conn_unlock_results(conn *c)
+{
+	if (c->out.failed || c->out.n - c->n_sent > SERVER_WAKE_BYTES)
+	{
+		conn_unlock_output(c);
+		return;
+	}
+	pthread_mutex_unlock(&c->mutex);
+	atomic_store(&c->server->output_waits, true);
+}
+
+/* Appends a whole frame; one that there was no memory for makes the connection dead. */
+void
+conn_send(conn *c, const llm_wire_writer *frame)
+{
+	llm_wire_writer *w = conn_lock_output(c);
+
+	if (w == NULL)
+		return;
+	llm_wire_put(w, frame->bytes, frame->n);
+	w->failed = w->failed || frame->failed;
+	conn_unlock_output(c);
+}
+
 /* Sends an error. */
 void
 conn_error(conn *c, uint64_t id, llm_status status, const char *message)
@@ -108,6 +138,28 @@ want_write(conn *c, bool want)
 		return;
 	c->wants_write = want;
 	epoll_ctl(c->server->epoll_fd, EPOLL_CTL_MOD, c->fd, &event);
+}
+
+/* Gives back the room of what has gone; idle connections keep little. Under conn.mutex. */
+static void
+drop_sent(conn *c)
+{
+	if (c->n_sent == c->out.n)
+	{
+		c->n_sent = c->out.n = 0;
+		if (c->out.capacity <= IDLE_BYTES)
+			return;
+		llm_free(c->out.bytes);
+		c->out.bytes = NULL;
+		c->out.capacity = 0;
+	}
+	else if (c->n_sent > SERVER_OUTPUT_MAX / 4)
+	{
+		memmove(c->out.bytes, c->out.bytes + c->n_sent, c->out.n - c->n_sent);
+		c->out.n -= c->n_sent;
+		c->out.frame = c->out.frame >= c->n_sent ? c->out.frame - c->n_sent : SIZE_MAX;
+		c->n_sent = 0;
+	}
 }
 
 /* Sends what waits, as far as the socket takes it. */
@@ -135,14 +187,7 @@ conn_flush(conn *c)
 		c->n_sent += (size_t) n;
 	}
 	rest = c->n_sent < c->out.n;
-	if (!rest)
-		c->n_sent = c->out.n = 0;
-	else if (c->n_sent > SERVER_OUTPUT_MAX / 4)
-	{
-		memmove(c->out.bytes, c->out.bytes + c->n_sent, c->out.n - c->n_sent);
-		c->out.n -= c->n_sent;
-		c->n_sent = 0;
-	}
+	drop_sent(c);
 	failed = failed || c->dead;
 	pthread_mutex_unlock(&c->mutex);
 	if (failed)
@@ -158,6 +203,7 @@ greet(conn *c, uint64_t id, llm_wire_reader *r)
 	uint32_t magic = llm_wire_get_u32(r);
 	uint32_t version = llm_wire_get_u32(r);
 	llm_wire_writer *w;
+	char text[80];
 
 	c->pid = llm_wire_get_u32(r);
 	if (!llm_wire_complete(r) || magic != LLM_WIRE_MAGIC)
@@ -167,8 +213,14 @@ greet(conn *c, uint64_t id, llm_wire_reader *r)
 	}
 	if (version != LLM_WIRE_VERSION)
 	{
-		conn_error(c, id, LLM_E_UNSUPPORTED,
-		           "protocol version is not supported; the engine speaks version 1");
+		snprintf(text, sizeof(text), "protocol version %u is not supported; the engine speaks %u",
+		         version, LLM_WIRE_VERSION);
+		conn_error(c, id, LLM_E_UNSUPPORTED, text);
+		return false;
+	}
+	if (c->excess)
+	{
+		conn_error(c, id, LLM_E_BUSY, "too many connections to the inference engine");
 		return false;
 	}
 	c->greeted = true;
@@ -208,9 +260,9 @@ handle(conn *c, const llm_wire_header *h, llm_wire_reader *r)
 		case LLM_WIRE_LOAD:
 			return server_load_model(c, h->id, r);
 		case LLM_WIRE_UNLOAD:
-			return server_unload_model(c, h->id, r);
 		case LLM_WIRE_INSPECT:
-			return server_inspect_model(c, h->id, r);
+		case LLM_WIRE_PREFIXES:
+			return server_send_errand(c, h, r);
 		case LLM_WIRE_STATS:
 			server_reply_stats(c, h->id);
 			return true;
@@ -220,8 +272,6 @@ handle(conn *c, const llm_wire_header *h, llm_wire_reader *r)
 		case LLM_WIRE_QUEUE:
 			server_reply_queue(c, h->id);
 			return true;
-		case LLM_WIRE_PREFIXES:
-			return server_reply_prefixes(c, h->id, r);
 		case LLM_WIRE_FAULT:
 			return server_fault(c, h->id, r);
 		default:
@@ -310,7 +360,7 @@ conn_readable(conn *c)
 			return;
 		}
 		/* Idle connections do not keep the room of a large frame. */
-		if (c->n_in == 0 && c->cap_in > 4 * READ_BYTES)
+		if (c->n_in == 0 && c->cap_in > IDLE_BYTES)
 		{
 			llm_free(c->in);
 			c->in = NULL;

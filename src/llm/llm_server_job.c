@@ -33,8 +33,37 @@ drop_job(conn *c, server_job *job)
 	if (*link == job)
 		*link = job->next;
 	pthread_mutex_unlock(&c->server->mutex);
+	c->input_bytes -= job->counted;
+	c->server->input_bytes -= job->counted;
 	llm_wire_job_free(&job->wire);
 	llm_free(job);
+}
+
+/*
+ * Counts what a job has grown by. False: it is more than the server keeps of inputs, and the job is
+ * gone.
+ */
+static bool
+count_input(conn *c, server_job *job)
+{
+	server *s = c->server;
+	uint64_t more = job->wire.bytes - job->counted;
+	uint64_t limit = s->params.input_limit;
+	char text[160];
+
+	job->counted += more;
+	c->input_bytes += more;
+	s->input_bytes += more;
+	if (s->input_bytes <= limit && c->input_bytes <= limit / 2)
+		return true;
+	snprintf(
+	    text, sizeof(text),
+	    "requests hold %llu bytes of input, %llu of them of this connection; the limit is %llu",
+	    (unsigned long long) s->input_bytes, (unsigned long long) c->input_bytes,
+	    (unsigned long long) limit);
+	conn_error(c, job->id, LLM_E_BUSY, text);
+	drop_job(c, job);
+	return false;
 }
 
 /* Begins a job. A bad job fails alone; its rows are then unknown and ignored. */
@@ -77,6 +106,7 @@ server_job_begin(conn *c, uint64_t id, llm_wire_reader *r)
 	job->next = c->jobs;
 	c->jobs = job;
 	pthread_mutex_unlock(&c->server->mutex);
+	(void) count_input(c, job);
 	return true;
 }
 
@@ -90,7 +120,10 @@ server_job_rows(conn *c, uint64_t id, llm_wire_reader *r)
 	if (job == NULL || job->running)
 		return true; /* of a request that has failed already */
 	if (llm_wire_job_rows(r, &job->wire, &err) == LLM_OK)
+	{
+		(void) count_input(c, job);
 		return true;
+	}
 	conn_error(c, id, err.code, err.message);
 	drop_job(c, job);
 	return err.code != LLM_E_FORMAT;
@@ -105,8 +138,8 @@ on_row(void *user, const llm_row_result *result)
 
 	if (w != NULL)
 	{
-		llm_wire_put_result(w, job->id, result);
-		conn_unlock_output(job->conn);
+		llm_wire_put_result(w, job->conn->n_sent, job->id, result);
+		conn_unlock_results(job->conn);
 	}
 	pthread_mutex_lock(&job->conn->server->mutex);
 	job->n_rows_done++;
@@ -124,7 +157,7 @@ on_piece(void *user, uint32_t row, llm_text piece)
 	if (w == NULL)
 		return;
 	llm_wire_put_piece(w, job->id, row, piece);
-	conn_unlock_output(job->conn);
+	conn_unlock_results(job->conn);
 }
 
 /*

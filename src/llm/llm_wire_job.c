@@ -24,6 +24,7 @@ copy_text(llm_wire_job *job, llm_wire_reader *r, bool *no_memory)
 		return (llm_text){NULL, 0};
 	if ((copy = llm_arena_strndup(job->arena, bytes, n)) == NULL)
 		*no_memory = true;
+	job->bytes += n + 1;
 	return (llm_text){copy, n};
 }
 
@@ -42,6 +43,7 @@ copy_texts(llm_wire_job *job, llm_wire_reader *r, uint32_t max, uint32_t *n, boo
 		*n = 0;
 		return NULL;
 	}
+	job->bytes += *n * sizeof(llm_text);
 	for (uint32_t i = 0; i < *n; i++)
 		texts[i] = copy_text(job, r, no_memory);
 	return texts;
@@ -69,6 +71,7 @@ make_rows(llm_wire_job *out, uint32_t n_rows, uint32_t n_rows2, llm_error *err)
 		return llm_fail(err, LLM_E_RANGE, "a job cannot have %u and %u rows", n_rows, n_rows2);
 	job->n_rows = n_rows;
 	job->n_rows2 = n_rows2;
+	out->bytes += ((uint64_t) n_rows + n_rows2) * sizeof(llm_text);
 	job->rows = llm_arena_alloc(out->arena, n_rows > 0 ? n_rows : 1, sizeof(llm_text));
 	job->rows2 = llm_arena_alloc(out->arena, n_rows2 > 0 ? n_rows2 : 1, sizeof(llm_text));
 	if (job->rows == NULL || job->rows2 == NULL)
@@ -121,6 +124,8 @@ llm_wire_job_begin(llm_wire_reader *r, llm_wire_job *out, llm_error *err)
 	for (uint32_t i = 0; i < job->n_labels; i++)
 		if (job->labels[i].n == 0)
 			return llm_fail(err, LLM_E_RANGE, "label %u is empty", i);
+	if (llm_sample_check(&job->sample, err) != LLM_OK)
+		return err->code;
 	job->kind = (llm_job_kind) kind;
 	job->class_ = (llm_class) class_;
 	job->model = out->model;
@@ -178,12 +183,10 @@ put_string(llm_wire_writer *w, const char *s)
 	llm_wire_put_text(w, s, s != NULL ? strlen(s) : 0);
 }
 
-/* Writes one row as a RESULTS frame of its own. */
-void
-llm_wire_put_result(llm_wire_writer *w, uint64_t id, const llm_row_result *result)
+/* Writes one row. */
+static void
+put_row(llm_wire_writer *w, const llm_row_result *result)
 {
-	llm_wire_begin(w, LLM_WIRE_RESULTS, id);
-	llm_wire_put_u32(w, 1);
 	llm_wire_put_u32(w, result->row);
 	llm_wire_put_u8(w, (uint8_t) result->status);
 	llm_wire_put_u8(w, (uint8_t) result->finish);
@@ -196,7 +199,40 @@ llm_wire_put_result(llm_wire_writer *w, uint64_t id, const llm_row_result *resul
 	llm_wire_put_u32(w, result->n_tokens);
 	llm_wire_put_u32(w, result->n_shared);
 	llm_wire_put_u32(w, result->n_output);
+}
+
+/* Finds the RESULTS frame that a row may join: the last thing written, and nothing of it sent. */
+static bool
+can_join(const llm_wire_writer *w, size_t n_sent, uint64_t id)
+{
+	llm_wire_header h;
+
+	return !w->failed && w->frame >= n_sent && w->frame < w->n &&
+	       w->n - w->frame >= LLM_WIRE_HEADER + 4 && llm_wire_get_header(w->bytes + w->frame, &h) &&
+	       h.type == LLM_WIRE_RESULTS && h.id == id &&
+	       h.length == w->n - w->frame - LLM_WIRE_HEADER && h.length < LLM_WIRE_CHUNK;
+}
+
+/* Writes one row into the last frame, or into one of its own. */
+void
+llm_wire_put_result(llm_wire_writer *w, size_t n_sent, uint64_t id, const llm_row_result *result)
+{
+	llm_wire_reader r;
+	uint32_t n;
+
+	if (!can_join(w, n_sent, id))
+	{
+		llm_wire_begin(w, LLM_WIRE_RESULTS, id);
+		llm_wire_put_u32(w, 0);
+	}
+	put_row(w, result);
 	llm_wire_end(w);
+	if (w->failed)
+		return;
+	r = (llm_wire_reader){w->bytes + w->frame + LLM_WIRE_HEADER, 4, false};
+	n = llm_wire_get_u32(&r) + 1;
+	for (int i = 0; i < 4; i++)
+		w->bytes[w->frame + LLM_WIRE_HEADER + (size_t) i] = (uint8_t) (n >> (8 * i));
 }
 
 /* Writes a PIECE frame. */

@@ -20,6 +20,7 @@ typedef struct llm_wire_job
 	char *model;
 	uint32_t user;  /* the client's user id, for the queue view */
 	uint32_t n_got; /* rows received, of both lists */
+	uint64_t bytes; /* that its texts take */
 } llm_wire_job;
 
 /*
@@ -33,8 +34,13 @@ llm_status llm_wire_job_rows(llm_wire_reader *r, llm_wire_job *job, llm_error *e
 bool llm_wire_job_ready(const llm_wire_job *job);
 void llm_wire_job_free(llm_wire_job *job);
 
-/* Writes frames. */
-void llm_wire_put_result(llm_wire_writer *w, uint64_t id, const llm_row_result *result);
+/*
+ * Writes frames. A result joins the frame before it when that holds results of the same job, has
+ * room, and none of it was sent: rows that end in one pass travel together. n_sent: how much of w
+ * has gone.
+ */
+void llm_wire_put_result(llm_wire_writer *w, size_t n_sent, uint64_t id,
+                         const llm_row_result *result);
 void llm_wire_put_piece(llm_wire_writer *w, uint64_t id, uint32_t row, llm_text piece);
 void llm_wire_put_done(llm_wire_writer *w, uint64_t id, llm_status status, const char *message,
                        const llm_job_stats *stats);
