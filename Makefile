@@ -35,6 +35,8 @@ LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_gr
 LLM_ENGINE    = llm_device llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate llm_dummy \
                 llm_wire_job llm_server llm_server_conn llm_server_job llm_server_model llm_server_admin
+LLM_REMOTE    = llm_remote llm_remote_call llm_remote_endpoint llm_remote_write llm_remote_read \
+                llm_remote_labels llm_remote_schema
 # The CUDA backend, a shared object of its own: make cuda.
 KERNELS_CUDA  = backend plan weights matmul matmul_skinny rows norm activate qkv kv pool attention \
                 attention_simple
@@ -48,7 +50,8 @@ LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_generate llm_cli_inspect 
 
 TESTS         = test_alloc test_arch test_chat test_cpu_attn test_cpu_ops test_draft test_engine \
                 test_forward test_gguf test_grammar test_json test_kernels test_kv test_label test_models \
-                test_pack test_packed test_prompt test_quant test_safetensors test_sample \
+                test_pack test_packed test_prompt test_quant test_remote test_remote_jobs \
+                test_safetensors test_sample \
                 test_sched test_sched_load test_server test_sim test_stop test_thread test_tok_load \
                 test_tokenizer test_unicode test_weights test_wire
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors fuzz_tokenizer fuzz_wire
@@ -68,7 +71,7 @@ LLM_CPPFLAGS = -D_GNU_SOURCE -Isrc/llm -Ikernels -Itest
 LLM_CFLAGS   = -std=c11 -O2 -g -fPIC -pthread $(LLM_WARNINGS) $(SANITIZE:%=$(LLM_SANITIZE))
 LLM_SANITIZE = -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 LLM_LDFLAGS  = -pthread $(SANITIZE:%=$(LLM_SANITIZE)) $(LDFLAGS)
-LLM_LIBS     = -lutf8proc -lm
+LLM_LIBS     = -lcurl -lutf8proc -lm
 CLANG        = clang
 # PGXS hands on the flags and the attributes of the compiler that built the server.
 CLANG_WERROR = -Werror -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
@@ -89,7 +92,7 @@ CUDA_LDFLAGS  = -shared -cudart static $(CUBLAS:%=-L%/lib) -l:libcublasLt.so.13 
 
 OBJ           = $(BUILD)/obj
 LLM_NAMES     = $(LLM_BASE) $(LLM_LOAD) $(LLM_TOKENIZE) $(LLM_MODEL) $(LLM_CPU) $(LLM_SCHEDULE) \
-                $(LLM_DECODE) $(LLM_ENGINE)
+                $(LLM_DECODE) $(LLM_ENGINE) $(LLM_REMOTE)
 LLM_OBJS      = $(LLM_NAMES:%=$(OBJ)/src/llm/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
 PROGRAM_OBJS  = $(LLM_PROGRAM:%=$(OBJ)/src/llm/%.o)
 TEST_PROGRAMS = $(TESTS:%=$(BUILD)/%)

@@ -144,7 +144,7 @@ test_error(void)
 	CHECK(llm_fail(&err, LLM_E_RANGE, "%s", big) == LLM_E_RANGE);
 	CHECK(err.code == LLM_E_RANGE && strlen(err.message) == LLM_MESSAGE_MAX - 1);
 	CHECK(llm_fail(NULL, LLM_E_IO, "nobody listens") == LLM_E_IO);
-	for (int i = 0; i <= LLM_E_INTERNAL; i++)
+	for (int i = 0; i <= LLM_E_PROTOCOL; i++)
 		CHECK(strcmp(llm_status_name((llm_status) i), "unknown") != 0);
 	CHECK(strcmp(llm_status_name((llm_status) 99), "unknown") == 0);
 	CHECK(strcmp(llm_status_name((llm_status) -1), "unknown") == 0);

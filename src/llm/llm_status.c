@@ -40,7 +40,8 @@ llm_status_name(llm_status code)
 	                                    "loading",
 	                                    "device failure",
 	                                    "remote failure",
-	                                    "internal error"};
+	                                    "internal error",
+	                                    "remote protocol error"};
 
 	if ((unsigned) code >= sizeof(names) / sizeof(names[0]))
 		return "unknown";

@@ -25,7 +25,8 @@ typedef enum llm_status
 	LLM_E_LOADING = 11,    /* the model is still loading */
 	LLM_E_DEVICE = 12,     /* the device failed; the engine must be restarted */
 	LLM_E_REMOTE = 13,     /* a remote endpoint failed or refused */
-	LLM_E_INTERNAL = 14    /* a broken invariant: a bug */
+	LLM_E_INTERNAL = 14,   /* a broken invariant: a bug */
+	LLM_E_PROTOCOL = 15    /* a remote endpoint sent what cannot be a reply */
 } llm_status;
 
 #define LLM_MESSAGE_MAX 256

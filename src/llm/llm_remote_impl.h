@@ -1,0 +1,179 @@
+/*
+ * llm_remote_impl.h: what the files of the remote executor share.
+ *
+ *	llm_remote.c			the thread: jobs, whose turn it is, retries, the end
+ *	llm_remote_call.c		one HTTP request: options of libcurl, bounds, what its end means
+ *	llm_remote_endpoint.c	options and keys
+ *	llm_remote_write.c		jobs → request bodies
+ *	llm_remote_read.c		reply bodies → results
+ *	llm_remote_labels.c		token probabilities, or an answer's text → probabilities of labels
+ *	llm_remote_schema.c		whether a JSON value fits a schema
+ *
+ * A job is a number of units, each of which is asked by one request: a row; a row and a label
+ * (multi); or a text to embed, of which one request takes many. Requests are made one by one as
+ * there is room, so that a job of a million rows holds as many bodies as may be in flight.
+ *
+ * Threads: the executor's thread owns everything but the inbox, the jobs' cancelled flags and the
+ * stop flag, which are under the mutex. The list of jobs changes under it, too, so that others can
+ * look for what to cancel.
+ */
+#ifndef LLM_REMOTE_IMPL_H
+#define LLM_REMOTE_IMPL_H
+
+#include <pthread.h>
+
+#include <curl/curl.h>
+
+#include "llm_json.h"
+#include "llm_remote.h"
+
+#define REMOTE_REPLY_MAX    ((size_t) 16 << 20) /* bytes of one reply; more is cut off */
+#define REMOTE_HEADERS_MAX  ((size_t) 64 << 10)
+#define REMOTE_EMBED_TEXTS  64u /* texts of one request */
+#define REMOTE_EMBED_BYTES  ((size_t) 256 << 10)
+#define REMOTE_VALUES_MAX   65536u /* dimensions of a vector */
+#define REMOTE_TOP_LOGPROBS 20
+#define REMOTE_BACKOFF_MAX  10000.0 /* ms */
+#define REMOTE_PAUSE_MAX    60000.0 /* ms: the longest Retry-After that is waited for */
+#define REMOTE_DOWN_AFTER   3u /* requests in a row that failed for good: the endpoint is down */
+
+typedef struct remote_job remote_job;
+
+/* A growing byte string. failed sticks, so that callers check once at the end. */
+typedef struct remote_buffer
+{
+	char *bytes;
+	size_t n;
+	size_t capacity;
+	bool failed;
+} remote_buffer;
+
+/* An endpoint as the executor knows it: all jobs with the same URL share one. */
+typedef struct remote_lane
+{
+	struct remote_lane *next;
+	char url[LLM_ENDPOINT_URL_MAX];
+	uint32_t n_jobs;
+	uint32_t n_flying;
+	double not_before_ms; /* the server asked for a pause until then */
+	bool plain_labels;    /* it refuses logprobs */
+	bool plain_schema;    /* it refuses response_format */
+} remote_lane;
+
+/* One request, alive until its units are answered or have failed. */
+typedef struct remote_call
+{
+	struct remote_call *next;
+	remote_job *job;
+	uint32_t first; /* units [first, first + n) */
+	uint32_t n;
+	uint32_t attempt; /* tries that have failed */
+	bool plain;       /* without what not all servers know */
+	bool fell_back;   /* plain because the server refused otherwise */
+	bool flying;
+	double not_before_ms;
+	CURL *easy;
+	struct curl_slist *headers;
+	remote_buffer body;
+	remote_buffer reply;
+	size_t n_headers;
+	bool too_big;
+	bool blocked; /* its address may not be connected to */
+	char curl_error[CURL_ERROR_SIZE];
+} remote_call;
+
+/* What is known of a row whose answer has several parts (multi; cosines). */
+typedef struct remote_held
+{
+	float *values; /* [n_labels] of multi, or the text's vector */
+	uint32_t n_values;
+	uint32_t n_missing; /* multi: labels still to come */
+	uint32_t n_tokens;
+	uint32_t n_output;
+	bool failed;
+} remote_held;
+
+struct remote_job
+{
+	remote_job *next;
+	uint64_t id;
+	bool cancelled; /* mutex */
+	const llm_endpoint *endpoint;
+	const llm_job *job;
+	remote_lane *lane;
+	uint32_t n_units;
+	uint32_t cursor; /* units before it have been asked */
+	remote_call *calls;
+	uint32_t n_open;    /* calls */
+	uint32_t n_down;    /* calls in a row that failed for good */
+	llm_error given_up; /* code != LLM_OK: all other units fail with this */
+	remote_held *held;  /* [n_units] texts of cosines; [n_rows] multi; else NULL */
+	bool *done;         /* [n_rows] its result has been given */
+	llm_json_doc *schema;
+	uint32_t n_values; /* embed: dimensions, once known */
+	float *values;     /* scratch: [n_labels] */
+	llm_job_stats stats;
+	double submitted_ms;
+	double started_ms; /* first request; 0 = none yet */
+};
+
+struct llm_remote
+{
+	CURLM *multi;
+	pthread_t thread;
+	pthread_mutex_t mutex;
+	remote_job *inbox; /* mutex: submitted, newest first */
+	remote_job *jobs;  /* running; changed by the thread under the mutex */
+	uint64_t next_id;  /* mutex */
+	bool stop;         /* mutex */
+	remote_lane *lanes;
+};
+
+/* What a finished request means. */
+typedef enum remote_verdict
+{
+	REMOTE_GOOD,    /* a reply to read */
+	REMOTE_RETRY,   /* later, perhaps */
+	REMOTE_PLAIN,   /* again without logprobs and response_format */
+	REMOTE_SPLIT,   /* text by text: one of them is bad */
+	REMOTE_REFUSED, /* what was asked is bad; other rows may fare better */
+	REMOTE_FAILED   /* the endpoint is bad */
+} remote_verdict;
+
+/* llm_remote.c */
+double remote_now_ms(void);
+/* Gives a row's result, once; rows that come again are ignored. */
+void remote_row_done(remote_job *job, const llm_row_result *result);
+void remote_row_failed(remote_job *job, uint32_t row, const llm_error *why);
+
+/* llm_remote_call.c */
+llm_status remote_call_start(llm_remote *r, remote_call *call, llm_error *err);
+void remote_call_stop(llm_remote *r, remote_call *call); /* takes it off the wire */
+remote_verdict remote_call_judge(const remote_call *call, CURLcode code, llm_error *err);
+/* How long to wait before the next try. *pause: the server asked for it, of everybody. */
+double remote_call_delay(const remote_call *call, bool *pause);
+
+/* llm_remote_write.c */
+bool remote_is_texts(const remote_job *job); /* units are texts to embed */
+bool remote_is_labels(const remote_job *job);
+bool remote_is_cosine(const remote_job *job);
+bool remote_is_multi(const remote_job *job); /* units are a row and a label each */
+llm_text remote_unit_text(const remote_job *job, uint32_t unit);
+/* Writes the body of a request; *path gets what follows the URL. */
+llm_status remote_write_body(remote_call *call, const char **path, llm_error *err);
+void remote_put(remote_buffer *b, const void *bytes, size_t n);
+void remote_buffer_free(remote_buffer *b);
+
+/* llm_remote_read.c: gives the results of a call's rows; on failure some may have been given. */
+llm_status remote_read_reply(remote_call *call, llm_error *err);
+/* The reply's own word for an error ("context_length_exceeded"), or "". */
+void remote_read_error(const remote_call *call, char *word, size_t size);
+void remote_units_failed(remote_call *call, const llm_error *why);
+
+/* llm_remote_labels.c: values[n] sums to 1; false: the answer names no label. */
+bool remote_score_labels(const llm_json *choice, const llm_text *labels, uint32_t n, float *values);
+
+/* llm_remote_schema.c */
+bool remote_fits_schema(const llm_json *schema, const llm_json *value);
+
+#endif /* LLM_REMOTE_IMPL_H */
