@@ -217,6 +217,7 @@ call_array(FunctionCallInfo fcinfo, const char *symbol)
 	error_context_stack = &context;
 	for (int i = 0; i < run->n; i++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		values[i] = array_element(run, i, &nulls[i]);
 		progress.n_done++;
 	}

@@ -4,7 +4,8 @@
  *
  * The socket never blocks. pump() is the only place that waits: it sends what is queued, takes what
  * has arrived, and then sleeps on {latch, socket, postmaster death}. Interrupts are checked there
- * and nowhere else, so the state of the connection is whole whenever an error leaves through it.
+ * and between the frames of a submit, so the state of the connection is whole whenever an error
+ * leaves.
  *
  * Memory: the connection's buffers are malloc'd and live as long as the backend; they must survive
  * any error. A request lives in a context of its own under its caller's. When that goes, by
@@ -529,11 +530,13 @@ pp_client_submit(const PpJob *job, int n_rows, const PpText *rows, int n_rows2, 
 	{
 		i = pp_wire_put_rows(&conn.out, req->id, false, rows, i, n_rows);
 		pump(false, 0); /* large inputs go out while they are written */
+		CHECK_FOR_INTERRUPTS();
 	}
 	for (int i = 0; i < n_rows2;)
 	{
 		i = pp_wire_put_rows(&conn.out, req->id, true, rows2, i, n_rows2);
 		pump(false, 0);
+		CHECK_FOR_INTERRUPTS();
 	}
 	llm_wire_begin(&conn.out, LLM_WIRE_RUN, req->id);
 	llm_wire_end(&conn.out);
