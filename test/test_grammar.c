@@ -3,9 +3,9 @@
  * exact.
  *
  * Outputs are judged by code that shares nothing with the automaton: the strict JSON reader and a
- * small recursive validator below. Masks are compared token by token with llm_grammar_accept. Random
- * schemas with values that fit or do not, as the package jsonschema has judged them, stand in
- * test/data/grammar.json (scripts/make-grammar-fixtures.py).
+ * small recursive validator below. Masks are compared token by token with llm_grammar_accept.
+ * Random schemas with values that fit or do not, as the package jsonschema has judged them, stand
+ * in test/data/grammar.json (scripts/make-grammar-fixtures.py).
  */
 #include "llm_alloc.h"
 #include "llm_grammar_internal.h"
