@@ -55,7 +55,7 @@ TESTS         = test_alloc test_arch test_chat test_cpu_attn test_cpu_ops test_d
                 test_sched test_sched_load test_server test_sim test_stop test_thread test_tok_load \
                 test_tokenizer test_unicode test_weights test_wire
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors fuzz_tokenizer fuzz_wire
-BENCHES       = bench_grammar bench_ops
+BENCHES       = bench_gpu bench_grammar bench_ops
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli \
                 test_schema
@@ -86,7 +86,7 @@ CUDA_RPATHS   = $$ORIGIN /usr/local/cuda/lib64 $(CUBLAS:%=%/lib)
 CUDA_CFLAGS   = -std=c++17 -O3 -lineinfo -Ikernels $(CUBLAS:%=-I%/include) \
                 -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra \
                 $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) \
-                $(CUDA_PTX:%=-gencode=arch=compute_%,code=compute_%)
+                $(foreach a,$(CUDA_PTX),-gencode=arch=compute_$(a),code=compute_$(a))
 CUDA_LDFLAGS  = -shared -cudart static $(CUBLAS:%=-L%/lib) -l:libcublasLt.so.13 \
                 $(CUDA_RPATHS:%=-Xlinker -rpath='%')
 

@@ -42,6 +42,7 @@ static __global__ void
 __launch_bounds__(THREADS)
     activate_kernel(bf16 *out, const bf16 *x, size_t n, uint32_t f, bool gated)
 {
+	cuda_begin();
 	size_t i = (size_t) blockIdx.x * blockDim.x + threadIdx.x;
 	group<WIDTH> gate, up;
 
@@ -66,6 +67,7 @@ __launch_bounds__(THREADS)
 static __global__ void
 softcap_kernel(float *x, size_t n, float cap)
 {
+	cuda_begin();
 	size_t i = (size_t) blockIdx.x * blockDim.x + threadIdx.x;
 
 	if (i >= n)
@@ -82,9 +84,9 @@ launch(pp_cuda *cu, bf16 *out, const bf16 *x, size_t n, uint32_t f, bool gated)
 	uint32_t grid = (uint32_t) ((n_groups + THREADS - 1) / THREADS);
 
 	if (f % 8 == 0)
-		activate_kernel<8, ACT><<<grid, THREADS, 0, cu->stream>>>(out, x, n_groups, f, gated);
+		cuda_launch(cu, activate_kernel<8, ACT>, grid, THREADS, 0, out, x, n_groups, f, gated);
 	else
-		activate_kernel<1, ACT><<<grid, THREADS, 0, cu->stream>>>(out, x, n_groups, f, gated);
+		cuda_launch(cu, activate_kernel<1, ACT>, grid, THREADS, 0, out, x, n_groups, f, gated);
 }
 
 /* Activation, gated or not. */
@@ -128,7 +130,7 @@ cuda_softcap(pp_backend *be, float *dev_x, size_t n, float cap)
 
 	if (n == 0)
 		return PP_OK;
-	softcap_kernel<<<(uint32_t) ((n + THREADS - 1) / THREADS), THREADS, 0, cu->stream>>>(dev_x, n,
-	                                                                                     cap);
+	cuda_launch(cu, softcap_kernel, (uint32_t) ((n + THREADS - 1) / THREADS), THREADS, 0, dev_x, n,
+	            cap);
 	return cuda_launched(cu, "softcap");
 }

@@ -24,6 +24,7 @@ cuda_fail(pp_cuda *cu, pp_result result, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(cu->base.message, sizeof(cu->base.message), fmt, args);
 	va_end(args);
+	cu->record_failed = true;
 	return result;
 }
 
@@ -101,6 +102,7 @@ cuda_alloc(pp_backend *be, size_t bytes)
 	pp_cuda *cu = cuda_of(be);
 	uint8_t *block;
 
+	cudaSetDevice(cu->device);
 	/* 256 bytes in front keep the size, and the alignment that cudaMalloc promises */
 	if (bytes > SIZE_MAX / 2 ||
 	    cuda_check(cu, cudaMalloc((void **) &block, bytes + 256), "alloc") != PP_OK)
@@ -125,6 +127,7 @@ cuda_release(pp_backend *be, void *dev)
 
 	if (dev == NULL)
 		return;
+	cuda_graphs_drop(cu); /* a recording may hold its address */
 	if (cudaMemcpy(&bytes, (uint8_t *) dev - 256, sizeof(bytes), cudaMemcpyDeviceToHost) ==
 	    cudaSuccess)
 		cu->bytes_alloc -= bytes;
@@ -219,6 +222,7 @@ cuda_destroy(pp_backend *be)
 
 	if (be == NULL)
 		return;
+	cudaSetDevice(cu->device);
 	cudaStreamSynchronize(cu->stream);
 	cuda_graphs_drop(cu);
 	cuda_kv_destroy(be);

@@ -160,9 +160,20 @@ struct cuda_buffer
 	size_t bytes;
 };
 
+/* A layer of the pool for kernels, in elements. */
+struct cuda_kv_layer
+{
+	size_t offset;
+	size_t page;
+	uint32_t n_kv_heads;
+	uint32_t d_head;
+};
+
 /* The KV pool: element offset of each layer. */
 struct cuda_kv
 {
+	cuda_kv_layer *layers; /* on the device */
+	uint32_t max_heads;
 	bf16 *data;
 	size_t *offset;
 	pp_attn *attn;
@@ -228,6 +239,7 @@ struct pp_cuda
 	cuda_plan plan;
 	bool in_pass;
 	bool recording;
+	bool record_failed; /* an op of the recorded pass failed: the recording is worth nothing */
 	bool no_graphs;     /* for tests and benchmarks */
 	bool no_invariance; /* for benchmarks: the fastest algorithm for each T */
 	cuda_graph graphs[CUDA_N_GRAPHS];
@@ -307,7 +319,7 @@ pp_result cuda_matmul_columns(pp_backend *be, float *dev_out, const pp_act *dev_
 /* out[T, n_rows] = x Wᵀ + bias for at most CUDA_SKINNY_MAX tokens; rows of W by list unless NULL.
  */
 cudaError_t cuda_skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w,
-                        const float *bias, uint32_t n_tokens);
+                        const bf16 *bias16, uint32_t n_tokens);
 cudaError_t cuda_skinny_float(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w,
                               const float *bias, const uint32_t *cols, uint32_t n_cols,
                               uint32_t n_tokens);
@@ -372,6 +384,60 @@ pp_result cuda_pool(pp_backend *be, float *dev_out, const float *dev_x, const pp
                     uint32_t n_segs, uint32_t d, int pooling, bool l2);
 pp_result cuda_logsumexp(pp_backend *be, float *dev_lse, const float *dev_logits, uint32_t n_rows,
                          uint32_t n_vocab);
+
+/* --- launching -------------------------------------------------------------------------------- */
+
+/*
+ * A kernel that is launched by cuda_launch comes onto the card while the one before it still runs.
+ * On Hopper and later this hides the gap between two kernels; before, these are nothing, and
+ * neither are they after a plain launch. cuda_let_next: the next one may come. cuda_wait_before:
+ * the one before has ended, and its writes are seen; nothing it wrote may be read, and nothing it
+ * read may be written, before.
+ */
+static inline __device__ void
+cuda_let_next()
+{
+#if __CUDA_ARCH__ >= 900
+	cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+/* See above. */
+static inline __device__ void
+cuda_wait_before()
+{
+#if __CUDA_ARCH__ >= 900
+	cudaGridDependencySynchronize();
+#endif
+}
+
+/* What most kernels begin with. */
+static inline __device__ void
+cuda_begin()
+{
+	cuda_let_next();
+	cuda_wait_before();
+}
+
+/* Launches a kernel that calls cuda_begin, overlapping the end of the one before. */
+template <typename... Params, typename... Args>
+static inline cudaError_t
+cuda_launch(const pp_cuda *cu, void (*kernel)(Params...), dim3 grid, uint32_t threads,
+            size_t bytes_shared, Args... args)
+{
+	cudaLaunchConfig_t config = {};
+	cudaLaunchAttribute attribute = {};
+
+	config.gridDim = grid;
+	config.blockDim = threads;
+	config.dynamicSmemBytes = bytes_shared;
+	config.stream = cu->stream;
+	attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	attribute.val.programmaticStreamSerializationAllowed = 1;
+	config.attrs = &attribute;
+	config.numAttrs = cu->arch >= 90 ? 1 : 0;
+	return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+}
 
 /* --- small device functions that several kernels share ---------------------------------------- */
 

@@ -2,8 +2,8 @@
  * kv.cu: the pool of KV pages, and the copies that its owner asks for.
  *
  * [layer][page][K, V][kv head][slot][d_head] bf16, one allocation, zeroed. A page is dense in a
- * layer, so clearing is one fill a layer, and copying slots moves runs of n_slots · d_head
- * elements, one for each of the 2 · n_kv_heads blocks of a page.
+ * layer, so clearing is one fill a layer; slots of all layers are copied in one launch, a block
+ * for each head of keys and of values, a run of n_slots · d_head elements.
  */
 #include <string.h>
 
@@ -39,27 +39,42 @@ cuda_kv_create(pp_backend *be, const pp_attn *attn, uint32_t n_layers, uint32_t 
 	cuda_kv *kv = &cu->kv;
 	uint64_t bytes = cuda_kv_page_bytes(be, attn, n_layers, precision) * n_pages;
 	size_t offset = 0;
+	cuda_kv_layer *layers;
 	pp_result result;
 
 	cuda_kv_destroy(be);
 	cudaSetDevice(cu->device);
 	kv->offset = new (std::nothrow) size_t[n_layers + 1];
 	kv->attn = new (std::nothrow) pp_attn[n_layers + 1];
-	result = kv->offset == NULL || kv->attn == NULL
+	layers = new (std::nothrow) cuda_kv_layer[n_layers + 1];
+	result = kv->offset == NULL || kv->attn == NULL || layers == NULL
 	             ? cuda_fail(cu, PP_E_NOMEM, "out of memory")
 	             : cuda_check(cu, cudaMalloc((void **) &kv->data, bytes + 16), "KV pool");
+	for (uint32_t i = 0; result == PP_OK && i < n_layers; i++)
+	{
+		size_t page = cuda_page_elems(attn[i].n_kv_heads, attn[i].d_head);
+
+		kv->offset[i] = offset;
+		kv->attn[i] = attn[i];
+		kv->max_heads = attn[i].n_kv_heads > kv->max_heads ? attn[i].n_kv_heads : kv->max_heads;
+		layers[i] = cuda_kv_layer{offset, page, attn[i].n_kv_heads, attn[i].d_head};
+		offset += page * n_pages;
+	}
 	if (result == PP_OK)
 		result = cuda_check(cu, cudaMemsetAsync(kv->data, 0, bytes, cu->stream), "KV pool");
+	if (result == PP_OK)
+		result = cuda_check(cu, cudaMalloc((void **) &kv->layers, (n_layers + 1) * sizeof(*layers)),
+		                    "KV pool");
+	if (result == PP_OK)
+		result = cuda_check(cu,
+		                    cudaMemcpy(kv->layers, layers, n_layers * sizeof(*layers),
+		                               cudaMemcpyHostToDevice),
+		                    "KV pool");
+	delete[] layers;
 	if (result != PP_OK)
 	{
 		cuda_kv_destroy(be);
 		return result;
-	}
-	for (uint32_t i = 0; i < n_layers; i++)
-	{
-		kv->offset[i] = offset;
-		kv->attn[i] = attn[i];
-		offset += cuda_page_elems(attn[i].n_kv_heads, attn[i].d_head) * n_pages;
 	}
 	kv->n_layers = n_layers;
 	kv->n_pages = n_pages;
@@ -76,36 +91,47 @@ cuda_kv_destroy(pp_backend *be)
 	cuda_graphs_drop(cu);
 	cudaStreamSynchronize(cu->stream);
 	cudaFree(cu->kv.data);
+	cudaFree(cu->kv.layers);
 	(void) cudaGetLastError();
 	delete[] cu->kv.offset;
 	delete[] cu->kv.attn;
 	cu->kv = cuda_kv();
 }
 
-/* Copies n slots in every layer and head: rows of n · d_head elements, one for each block. */
+/* Copies n slots of one head of one layer, keys or values: blocks of (head, layer). */
+static __global__ void
+copy_kernel(bf16 *data, const cuda_kv_layer *layers, uint32_t dst_page, uint32_t dst_slot,
+            uint32_t src_page, uint32_t src_slot, uint32_t n)
+{
+	const cuda_kv_layer layer = layers[blockIdx.y];
+	const size_t head = (size_t) blockIdx.x * PP_CUDA_PAGE * layer.d_head;
+
+	if (blockIdx.x >= 2 * layer.n_kv_heads)
+		return;
+	const bf16 *from =
+	    data + layer.offset + src_page * layer.page + head + (size_t) src_slot * layer.d_head;
+	bf16 *to =
+	    data + layer.offset + dst_page * layer.page + head + (size_t) dst_slot * layer.d_head;
+
+	/* a head has a multiple of eight columns: 16 bytes at a time */
+	for (uint32_t i = threadIdx.x; i < n * layer.d_head / 8; i += blockDim.x)
+		((uint4 *) to)[i] = ((const uint4 *) from)[i];
+}
+
+/* Copies n slots in every layer and head. */
 static pp_result
 copy_slots(pp_cuda *cu, uint32_t dst_page, uint32_t dst_slot, uint32_t src_page, uint32_t src_slot,
            uint32_t n)
 {
 	const cuda_kv *kv = &cu->kv;
-	pp_result result = PP_OK;
 
-	for (uint32_t i = 0; result == PP_OK && i < kv->n_layers && n > 0; i++)
-	{
-		const pp_attn *attn = &kv->attn[i];
-		size_t page = cuda_page_elems(attn->n_kv_heads, attn->d_head);
-		size_t pitch = (size_t) PP_CUDA_PAGE * attn->d_head * sizeof(bf16);
-		bf16 *base = kv->data + kv->offset[i];
-
-		result = cuda_check(
-		    cu,
-		    cudaMemcpy2DAsync(base + dst_page * page + (size_t) dst_slot * attn->d_head, pitch,
-		                      base + src_page * page + (size_t) src_slot * attn->d_head, pitch,
-		                      (size_t) n * attn->d_head * sizeof(bf16), 2 * attn->n_kv_heads,
-		                      cudaMemcpyDeviceToDevice, cu->stream),
-		    "KV copy");
-	}
-	return result;
+	if (n == 0 || kv->n_layers == 0)
+		return PP_OK;
+	copy_kernel<<<dim3(2 * kv->max_heads, kv->n_layers), 256, 0, cu->stream>>>(kv->data, kv->layers,
+	                                                                           dst_page, dst_slot,
+	                                                                           src_page, src_slot,
+	                                                                           n);
+	return cuda_launched(cu, "KV copy");
 }
 
 /* Copies the first slots of a page. */

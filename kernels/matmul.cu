@@ -8,7 +8,8 @@
  * once for each (N, K), for a pass of ALGO_TOKENS tokens, among those that do not split K, and then
  * serves every T. Products of few tokens, where such a tile leaves most of the card idle, go to
  * matmul_skinny.cu; for each (N, K) it is compared with the algorithm on random data, bit for bit,
- * and is used only where they agree. Both walk K in steps of 16 into one float sum.
+ * and is used only where they agree and for as many tokens as it is the faster. Both walk K in
+ * steps of 16 into one float sum.
  *
  * Logits (matmul_float, matmul_columns) are always made by the skinny kernel, in blocks of tokens,
  * so the columns of a list equal those of the whole.
@@ -23,7 +24,8 @@
 #define N_ALGOS        256u
 #define N_HEURISTICS   16
 #define WORKSPACE      ((size_t) 32 << 20)
-#define CHECKED_TOKENS 16u
+#define CHECKED_TOKENS CUDA_SKINNY_MAX
+#define TIMED_RUNS     4
 
 /* What is known of a shape. */
 struct blas_algo
@@ -32,7 +34,7 @@ struct blas_algo
 	uint32_t n_cols;
 	uint32_t n_tokens; /* that it was chosen for */
 	bool bias;
-	bool skinny; /* gives the same bits */
+	uint32_t skinny_max; /* up to so many tokens the skinny kernel serves; 0: other bits */
 	cublasLtMatmulAlgo_t algo;
 };
 
@@ -231,34 +233,97 @@ count_different(uint32_t *n_different, const bf16 *a, const bf16 *b, uint32_t n)
 		atomicAdd(n_different, 1u);
 }
 
-/* Compares the skinny kernel with an algorithm, on this very matrix. */
-static bool
-same_bits(pp_cuda *cu, const blas_algo *algo, const pp_matrix *w)
+/* What the comparison of two kernels works in. */
+struct trial
 {
-	const uint32_t n_in = CHECKED_TOKENS * w->n_cols;
-	const uint32_t n_out = CHECKED_TOKENS * w->n_rows;
-	bf16 *x = (bf16 *) cuda_scratch(cu, CUDA_SCRATCH_BLAS,
-	                                ((size_t) n_in + 2 * (size_t) n_out + 128) * sizeof(bf16));
+	const blas_algo *algo;
+	const pp_matrix *w;
+	const bf16 *bias16;
+	bf16 *x;
+	bf16 *out1;
+	bf16 *out2;
+	uint32_t *counter;
+};
+
+/* Takes the buffers, 16-byte boundaries for all, and makes x random. */
+static bool
+begin_trial(pp_cuda *cu, trial *t)
+{
+	const uint32_t n_in = CHECKED_TOKENS * t->w->n_cols;
+	const size_t n_out = ((size_t) CHECKED_TOKENS * t->w->n_rows + 7) / 8 * 8;
+
+	t->x = (bf16 *) cuda_scratch(cu, CUDA_SCRATCH_BLAS, (n_in + 2 * n_out + 128) * sizeof(bf16));
+	if (t->x == NULL)
+		return false;
+	t->out1 = t->x + (n_in + 7) / 8 * 8;
+	t->out2 = t->out1 + n_out;
+	t->counter = (uint32_t *) (t->out2 + n_out);
+	fill_random<<<(n_in + 255) / 256, 256, 0, cu->stream>>>(t->x, n_in);
+	return cuda_launched(cu, "trial") == PP_OK;
+}
+
+/* Runs one of the two. */
+static bool
+run_trial(pp_cuda *cu, const trial *t, bool skinny, uint32_t n_tokens)
+{
+	return skinny ? cuda_skinny(cu, t->out2, t->x, t->w, t->bias16, n_tokens) == cudaSuccess
+	              : multiply(cu, t->algo, t->out1, t->x, t->w, t->bias16, n_tokens) == PP_OK;
+}
+
+/* Whether both give the same bits on this very matrix. */
+static bool
+same_bits(pp_cuda *cu, const trial *t)
+{
+	const uint32_t n_out = CHECKED_TOKENS * t->w->n_rows;
 	uint32_t n_different = 1;
 
-	if (x == NULL)
+	if (cudaMemsetAsync(t->counter, 0, sizeof(*t->counter), cu->stream) != cudaSuccess ||
+	    !run_trial(cu, t, false, CHECKED_TOKENS) || !run_trial(cu, t, true, CHECKED_TOKENS))
 		return false;
-	/* 16-byte boundaries for all three, the counter last */
-	bf16 *out1 = x + (n_in + 7) / 8 * 8;
-	bf16 *out2 = out1 + (n_out + 7) / 8 * 8;
-	uint32_t *counter = (uint32_t *) (out2 + (n_out + 7) / 8 * 8);
+	count_different<<<(n_out + 255) / 256, 256, 0, cu->stream>>>(t->counter, t->out1, t->out2,
+	                                                             n_out);
+	return cudaMemcpyAsync(&n_different, t->counter, sizeof(n_different), cudaMemcpyDeviceToHost,
+	                       cu->stream) == cudaSuccess &&
+	       cudaStreamSynchronize(cu->stream) == cudaSuccess && n_different == 0;
+}
 
-	fill_random<<<(n_in + 255) / 256, 256, 0, cu->stream>>>(x, n_in);
-	if (cudaMemsetAsync(counter, 0, sizeof(*counter), cu->stream) != cudaSuccess ||
-	    multiply(cu, algo, out1, x, w, NULL, CHECKED_TOKENS) != PP_OK ||
-	    cuda_skinny(cu, out2, x, w, NULL, CHECKED_TOKENS) != cudaSuccess)
-		return false;
-	count_different<<<(n_out + 255) / 256, 256, 0, cu->stream>>>(counter, out1, out2, n_out);
-	if (cudaMemcpyAsync(&n_different, counter, sizeof(n_different), cudaMemcpyDeviceToHost,
-	                    cu->stream) != cudaSuccess ||
-	    cudaStreamSynchronize(cu->stream) != cudaSuccess)
-		return false;
-	return n_different == 0;
+/* Milliseconds of some runs after one that warms up; infinite when it fails. */
+static float
+time_trial(pp_cuda *cu, const trial *t, bool skinny, uint32_t n_tokens)
+{
+	cudaEvent_t begin = NULL;
+	cudaEvent_t end = NULL;
+	float ms = INFINITY;
+	bool ok = cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess &&
+	          run_trial(cu, t, skinny, n_tokens) &&
+	          cudaEventRecord(begin, cu->stream) == cudaSuccess;
+
+	for (int i = 0; ok && i < TIMED_RUNS; i++)
+		ok = run_trial(cu, t, skinny, n_tokens);
+	ok = ok && cudaEventRecord(end, cu->stream) == cudaSuccess &&
+	     cudaEventSynchronize(end) == cudaSuccess &&
+	     cudaEventElapsedTime(&ms, begin, end) == cudaSuccess;
+	if (begin != NULL)
+		cudaEventDestroy(begin);
+	if (end != NULL)
+		cudaEventDestroy(end);
+	return ok ? ms : INFINITY;
+}
+
+/* For how many tokens the skinny kernel serves: always for one tile, beyond while it is faster. */
+static uint32_t
+skinny_tokens(pp_cuda *cu, const blas_algo *algo, const pp_matrix *w, const bf16 *bias16)
+{
+	trial t = {algo, w, bias16, NULL, NULL, NULL, NULL};
+	uint32_t n = 8;
+
+	if (!cuda_skinny_takes(w) || cu->recording || !begin_trial(cu, &t) ||
+	    (!same_bits(cu, &t) && !cu->no_invariance))
+		return 0;
+	while (2 * n <= CUDA_SKINNY_MAX &&
+	       time_trial(cu, &t, true, 2 * n) < time_trial(cu, &t, false, 2 * n))
+		n *= 2;
+	return n;
 }
 
 /* The algorithm of a shape; chosen at its first use. NULL with a message. */
@@ -301,7 +366,7 @@ algo_of(pp_cuda *cu, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16)
 		return NULL;
 	}
 	blas->n_algos++;
-	a->skinny = cuda_skinny_takes(w) && !cu->recording && bias16 == NULL && same_bits(cu, a, w);
+	a->skinny_max = skinny_tokens(cu, a, w, bias16);
 	return a;
 }
 
@@ -352,20 +417,14 @@ cuda_matmul(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_matri
 
 	if (n == 0 || w->n_rows == 0)
 		return PP_OK;
-	if (dev_bias != NULL)
-	{
-		if ((result = bias_of(cu, (pp_matrix *) w, dev_bias, &bias16)) != PP_OK)
-			return result;
-		algo = algo_of(cu, w, n, bias16);
-		return algo != NULL ? multiply(cu, algo, cuda_act(dev_out), cuda_act(dev_x), w, bias16, n)
-		                    : PP_E_UNSUPPORTED;
-	}
-	if ((algo = algo_of(cu, w, n, NULL)) == NULL)
+	if ((result = bias_of(cu, (pp_matrix *) w, dev_bias, &bias16)) != PP_OK)
+		return result;
+	if ((algo = algo_of(cu, w, n, bias16)) == NULL)
 		return cu->failed ? PP_E_DEVICE : PP_E_UNSUPPORTED;
-	if (n <= CUDA_SKINNY_MAX && (algo->skinny || (cu->no_invariance && cuda_skinny_takes(w))))
-		return cuda_check(cu, cuda_skinny(cu, cuda_act(dev_out), cuda_act(dev_x), w, NULL, n),
+	if (n <= algo->skinny_max)
+		return cuda_check(cu, cuda_skinny(cu, cuda_act(dev_out), cuda_act(dev_x), w, bias16, n),
 		                  "matmul");
-	return multiply(cu, algo, cuda_act(dev_out), cuda_act(dev_x), w, NULL, n);
+	return multiply(cu, algo, cuda_act(dev_out), cuda_act(dev_x), w, bias16, n);
 }
 
 /* Blocks of tokens by the skinny kernel, whole rows or a list of columns. */

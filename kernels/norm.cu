@@ -129,6 +129,7 @@ template <int WIDTH>
 static __global__ void
 __launch_bounds__(THREADS) norm_kernel(norm_args a)
 {
+	cuda_begin();
 	extern __shared__ float4 row[];
 	__shared__ float sums[33];
 	float *s = (float *) row;
@@ -174,7 +175,7 @@ run(pp_cuda *cu, const norm_args *a, uint32_t n_rows)
 		(void) cudaGetLastError();
 		return cuda_fail(cu, PP_E_UNSUPPORTED, "a norm of %u columns", a->d);
 	}
-	kernel<<<n_rows, THREADS, bytes, cu->stream>>>(*a);
+	cuda_launch(cu, kernel, n_rows, THREADS, bytes, *a);
 	return cuda_launched(cu, "norm");
 }
 

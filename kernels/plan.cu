@@ -442,6 +442,7 @@ cuda_pass_begin(pp_backend *be, const pp_pass *pass, bool *replayed)
 	}
 	cu->i_graph = (uint32_t) (graph - cu->graphs);
 	cu->recording = true;
+	cu->record_failed = false;
 	return cuda_check(cu, cudaStreamBeginCapture(cu->stream, cudaStreamCaptureModeThreadLocal),
 	                  "capture");
 }
@@ -460,11 +461,11 @@ cuda_pass_end(pp_backend *be)
 		return cu->failed ? PP_E_DEVICE : PP_OK;
 	cu->recording = false;
 	result = cuda_check(cu, cudaStreamEndCapture(cu->stream, &graph), "capture");
-	if (result == PP_OK)
+	if (result == PP_OK && !cu->record_failed)
 		result = cuda_check(cu, cudaGraphInstantiate(&entry->exec, graph, 0), "graph");
 	if (graph != NULL)
 		cudaGraphDestroy(graph);
-	if (result == PP_OK)
+	if (result == PP_OK && !cu->record_failed)
 		result = cuda_check(cu, cudaGraphLaunch(entry->exec, cu->stream), "graph");
 	return result;
 }

@@ -18,6 +18,7 @@ static __global__ void
 __launch_bounds__(POOL_THREADS)
     pool_kernel(float *out, const float *x, const uint32_t *list, uint32_t d, int pooling, bool l2)
 {
+	cuda_begin();
 	__shared__ float sums[33];
 	const uint32_t n_tokens = list[2 * blockIdx.x + 1];
 	const float *first = x + (size_t) list[2 * blockIdx.x] * d;
@@ -49,6 +50,7 @@ __launch_bounds__(POOL_THREADS)
 static __global__ void
 __launch_bounds__(LSE_THREADS) logsumexp_kernel(float *lse, const float *logits, uint32_t n_vocab)
 {
+	cuda_begin();
 	__shared__ float sums[33];
 	const float *row = logits + (size_t) blockIdx.x * n_vocab;
 	float max = -INFINITY;
@@ -92,7 +94,7 @@ cuda_pool(pp_backend *be, float *dev_out, const float *dev_x, const pp_segment *
 	delete[] list;
 	if (dev_list == NULL)
 		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
-	pool_kernel<<<n_segs, POOL_THREADS, 0, cu->stream>>>(dev_out, dev_x, dev_list, d, pooling, l2);
+	cuda_launch(cu, pool_kernel, n_segs, POOL_THREADS, 0, dev_out, dev_x, dev_list, d, pooling, l2);
 	return cuda_launched(cu, "pool");
 }
 
@@ -105,6 +107,6 @@ cuda_logsumexp(pp_backend *be, float *dev_lse, const float *dev_logits, uint32_t
 
 	if (n_rows == 0)
 		return PP_OK;
-	logsumexp_kernel<<<n_rows, LSE_THREADS, 0, cu->stream>>>(dev_lse, dev_logits, n_vocab);
+	cuda_launch(cu, logsumexp_kernel, n_rows, LSE_THREADS, 0, dev_lse, dev_logits, n_vocab);
 	return cuda_launched(cu, "logsumexp");
 }

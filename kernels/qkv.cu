@@ -89,6 +89,7 @@ kv_place(const qkv_args &a, uint32_t t, uint32_t h, uint32_t v)
 /* One token. */
 static __global__ void __launch_bounds__(32 * WARPS) qkv_kernel(qkv_args a)
 {
+	cuda_begin();
 	__shared__ float cosines[PP_CUDA_D_HEAD]; /* cos, then sin */
 	__shared__ float heads[WARPS][PP_CUDA_D_HEAD];
 	const uint32_t t = blockIdx.x;
@@ -189,6 +190,6 @@ cuda_qkv_prepare(pp_backend *be, pp_act *dev_q, const pp_act *dev_qkv, const uin
 	a.eps = eps;
 	a.offset = plus_one ? 1.0f : 0.0f;
 	a.interleaved = rope->interleaved;
-	qkv_kernel<<<cuda_bound_tokens(cu, n_tokens), 32 * WARPS, 0, cu->stream>>>(a);
+	cuda_launch(cu, qkv_kernel, cuda_bound_tokens(cu, n_tokens), 32 * WARPS, 0, a);
 	return cuda_launched(cu, "qkv");
 }

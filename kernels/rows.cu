@@ -18,6 +18,7 @@
 static __global__ void
 embed_rows(float *out, const bf16 *table, const int32_t *ids, uint32_t d, float scale)
 {
+	cuda_begin();
 	const bf16 *row = table + (size_t) ids[blockIdx.x] * d;
 	float *to = out + (size_t) blockIdx.x * d;
 
@@ -29,6 +30,7 @@ embed_rows(float *out, const bf16 *table, const int32_t *ids, uint32_t d, float 
 static __global__ void
 add_table_rows(float *x, const float *table, const uint32_t *idx, uint32_t d)
 {
+	cuda_begin();
 	const float *row = table + (size_t) idx[blockIdx.x] * d;
 	float *to = x + (size_t) blockIdx.x * d;
 
@@ -40,6 +42,7 @@ add_table_rows(float *x, const float *table, const uint32_t *idx, uint32_t d)
 static __global__ void
 gather_rows(bf16 *out, const bf16 *x, const uint32_t *rows, uint32_t d)
 {
+	cuda_begin();
 	const bf16 *row = x + (size_t) rows[blockIdx.x] * d;
 	bf16 *to = out + (size_t) blockIdx.x * d;
 
@@ -51,6 +54,7 @@ gather_rows(bf16 *out, const bf16 *x, const uint32_t *rows, uint32_t d)
 static __global__ void
 add_elements(float *x, const bf16 *y, size_t n)
 {
+	cuda_begin();
 	size_t i = (size_t) blockIdx.x * blockDim.x + threadIdx.x;
 
 	if (i >= n)
@@ -62,6 +66,7 @@ add_elements(float *x, const bf16 *y, size_t n)
 static __global__ void
 narrow_elements(bf16 *out, const float *x, size_t n)
 {
+	cuda_begin();
 	size_t i = (size_t) blockIdx.x * blockDim.x + threadIdx.x;
 
 	if (i >= n)
@@ -89,8 +94,8 @@ cuda_embed(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t
 		return PP_OK;
 	if ((dev_ids = cuda_index(cu, (const uint32_t *) ids, n_tokens)) == NULL)
 		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
-	embed_rows<<<n, THREADS, 0, cu->stream>>>(dev_out, table->data, (const int32_t *) dev_ids,
-	                                          table->n_cols, scale);
+	cuda_launch(cu, embed_rows, n, THREADS, 0, dev_out, table->data, (const int32_t *) dev_ids,
+	            table->n_cols, scale);
 	return cuda_launched(cu, "embed");
 }
 
@@ -106,7 +111,7 @@ cuda_add_rows(pp_backend *be, float *dev_x, const float *dev_table, const uint32
 		return PP_OK;
 	if ((dev_idx = cuda_index(cu, idx, n_tokens)) == NULL)
 		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
-	add_table_rows<<<n_tokens, THREADS, 0, cu->stream>>>(dev_x, dev_table, dev_idx, d);
+	cuda_launch(cu, add_table_rows, n_tokens, THREADS, 0, dev_x, dev_table, dev_idx, d);
 	return cuda_launched(cu, "add_rows");
 }
 
@@ -122,8 +127,8 @@ cuda_gather(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const uint32_t
 		return PP_OK;
 	if ((dev_rows = cuda_index(cu, rows, n_rows)) == NULL)
 		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
-	gather_rows<<<n_rows, THREADS, 0, cu->stream>>>(cuda_act(dev_out), cuda_act(dev_x), dev_rows,
-	                                                d);
+	cuda_launch(cu, gather_rows, n_rows, THREADS, 0, cuda_act(dev_out), cuda_act(dev_x), dev_rows,
+	            d);
 	return cuda_launched(cu, "gather");
 }
 
@@ -136,7 +141,7 @@ cuda_add(pp_backend *be, float *dev_x, const pp_act *dev_y, uint32_t n_tokens, u
 
 	if (n == 0)
 		return PP_OK;
-	add_elements<<<blocks(n), THREADS, 0, cu->stream>>>(dev_x, cuda_act(dev_y), n);
+	cuda_launch(cu, add_elements, blocks(n), THREADS, 0, dev_x, cuda_act(dev_y), n);
 	return cuda_launched(cu, "add");
 }
 
@@ -148,6 +153,6 @@ cuda_narrow(pp_backend *be, pp_act *dev_out, const float *dev_x, size_t n)
 
 	if (n == 0)
 		return PP_OK;
-	narrow_elements<<<blocks(n), THREADS, 0, cu->stream>>>(cuda_act(dev_out), dev_x, n);
+	cuda_launch(cu, narrow_elements, blocks(n), THREADS, 0, cuda_act(dev_out), dev_x, n);
 	return cuda_launched(cu, "narrow");
 }

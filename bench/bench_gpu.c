@@ -1,0 +1,598 @@
+/*
+ * bench_gpu.c: speed of passes on a device, with random weights of the shapes of known models.
+ *
+ *     bench_gpu [--device cuda:0] [--model NAME] [--work NAME] [--ops]
+ *
+ * Nothing is loaded from files: every matrix of a model is made from one block of random bf16, so
+ * that a shape of 8 billion parameters is there in seconds. A line is work, figure and unit with
+ * tabs between. A figure is the median of five runs after two that warm up (algorithms,
+ * recordings); each ends with a download, so nothing is left running when the clock stops.
+ *
+ * Works: "mix" prefills 32 prompts of lognormal lengths (median 160, sigma 1, 8 to 4,096) in one
+ * pass and computes the logits of each last token; "padded", "sorted" the same with every prompt as
+ * long as the longest (of its group of eight); "decode1", "decode64" are streams behind 128 and
+ * 1,024 tokens; "label" scores rows of 300 tokens by four columns; "shared" rows of 60 tokens
+ * behind 240 in common; "embed" encodes rows of 60 tokens. --ops times single products instead.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "llm_alloc.h"
+#include "llm_device.h"
+#include "llm_forward.h"
+
+#define MAX_TOKENS 40960u
+#define MAX_ROWS   1024u
+#define MAX_SEGS   1024u
+#define N_RUNS     7
+#define N_WARM     2
+#define N_LABELS   4u
+#define N_MIX      32u
+
+typedef struct shape
+{
+	const char *name;
+	uint32_t d, n_layers, n_heads, n_kv, d_head, d_ff, n_vocab;
+	bool tied, qk_norm, qkv_bias, encoder;
+} shape;
+
+static const shape shapes[] = {
+    {"llama-8b", 4096, 32, 32, 8, 128, 14336, 128256, false, false, false, false},
+    {"qwen2.5-1.5b", 1536, 28, 12, 2, 128, 8960, 151936, true, false, true, false},
+    {"llama-1.3b", 2048, 24, 16, 16, 128, 5504, 32000, false, false, false, false},
+    {"qwen3-0.6b", 1024, 28, 16, 8, 128, 3072, 151936, true, true, false, false},
+    {"minilm-l6", 384, 6, 12, 12, 32, 1536, 30522, false, false, true, true},
+};
+
+typedef struct bench
+{
+	pp_backend *be;
+	uint16_t *block; /* random bf16 */
+	size_t n_block;
+	llm_model *m;
+	llm_workspace *ws;
+	uint32_t n_pages;
+	uint32_t page_tokens;
+	uint32_t next_page;
+	int32_t tokens[MAX_TOKENS];
+	uint32_t pos[MAX_TOKENS];
+	uint32_t rows[MAX_ROWS];
+	pp_segment segs[MAX_SEGS];
+	uint32_t pages[MAX_TOKENS];
+	uint32_t n_page_list;
+	llm_batch batch;
+	float *out;
+	float *lse;
+	llm_error err;
+} bench;
+
+/* Seconds since some point. */
+static double
+now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
+}
+
+/* Ends the program: the bench has nothing to clean up that the system does not. */
+static void
+fail(const char *what, const char *why)
+{
+	fprintf(stderr, "bench_gpu: %s: %s\n", what, why);
+	exit(1);
+}
+
+/* A small random number generator. */
+static uint32_t
+random_u32(void)
+{
+	static uint64_t state = 88172645463325252u;
+
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return (uint32_t) (state >> 16);
+}
+
+/* A matrix out of the block of random numbers. */
+static pp_matrix *
+make_matrix(bench *b, uint32_t n_rows, uint32_t n_cols)
+{
+	uint32_t rows_block = (uint32_t) (b->n_block / n_cols);
+	pp_matrix_part parts[64];
+	uint32_t n_parts = 0;
+	pp_matrix *m;
+
+	for (uint32_t done = 0; done < n_rows; n_parts++)
+	{
+		uint32_t n = n_rows - done < rows_block ? n_rows - done : rows_block;
+
+		parts[n_parts] =
+		    (pp_matrix_part){b->block, PP_BF16, n, (uint64_t) n_cols * sizeof(uint16_t)};
+		done += n;
+	}
+	m = b->be->ops->matrix_create(b->be, parts, n_parts, n_cols, PP_PREC_NATIVE);
+	if (m == NULL)
+		fail("matrix", b->be->message);
+	return m;
+}
+
+/* A vector of n equal values. */
+static float *
+make_vector(bench *b, uint32_t n, float value)
+{
+	float *host = malloc(n * sizeof(*host));
+	float *dev = b->be->ops->alloc(b->be, n * sizeof(*dev));
+
+	if (host == NULL || dev == NULL)
+		fail("vector", b->be->message);
+	for (uint32_t i = 0; i < n; i++)
+		host[i] = value;
+	b->be->ops->upload(b->be, dev, host, n * sizeof(*host));
+	b->be->ops->sync(b->be);
+	free(host);
+	return dev;
+}
+
+/* Describes a shape as the loader would. */
+static void
+make_arch(llm_arch *a, const shape *s)
+{
+	float *inv_freq;
+
+	snprintf(a->name, sizeof(a->name), "%s", s->name);
+	a->arena = llm_arena_create();
+	a->attn = llm_arena_alloc(a->arena, s->n_layers, sizeof(pp_attn));
+	a->rope = llm_arena_alloc(a->arena, s->n_layers, sizeof(pp_rope));
+	inv_freq = llm_arena_alloc(a->arena, s->d_head / 2, sizeof(float));
+	for (uint32_t i = 0; i < s->d_head / 2; i++)
+		inv_freq[i] = powf(500000.0f, -2.0f * (float) i / (float) s->d_head);
+	for (uint32_t i = 0; i < s->n_layers; i++)
+	{
+		a->attn[i] = (pp_attn){.n_heads = s->n_heads,
+		                       .n_kv_heads = s->n_kv,
+		                       .d_head = s->d_head,
+		                       .scale = 1.0f / sqrtf((float) s->d_head),
+		                       .causal = !s->encoder};
+		a->rope[i] = (pp_rope){.enabled = !s->encoder,
+		                       .n_dims = s->d_head,
+		                       .inv_freq = inv_freq,
+		                       .mscale = 1.0f};
+	}
+	a->kind = s->encoder ? LLM_KIND_EMBED : LLM_KIND_GENERATE;
+	a->decoder = !s->encoder;
+	a->n_layers = s->n_layers;
+	a->d_model = s->d;
+	a->d_ff = s->d_ff;
+	a->n_vocab = s->n_vocab;
+	a->n_ctx = 8192;
+	a->norm_kind = s->encoder ? PP_NORM_LAYER : PP_NORM_RMS;
+	a->norm_place = s->encoder ? LLM_NORM_POST : LLM_NORM_PRE;
+	a->norm_eps = 1e-5f;
+	a->qk_norm = s->qk_norm;
+	a->act = s->encoder ? PP_ACT_GELU_ERF : PP_ACT_SILU;
+	a->mlp_gated = !s->encoder;
+	a->embed_scale = 1.0f;
+	a->tied = s->tied;
+	a->final_norm = !s->encoder;
+	a->pooling = PP_POOL_MEAN;
+	a->l2_normalise = s->encoder;
+}
+
+/* The weights of one layer. */
+static void
+make_layer(bench *b, const shape *s, llm_layer *l)
+{
+	uint32_t n_qkv = (s->n_heads + 2 * s->n_kv) * s->d_head;
+
+	l->attn_norm = make_vector(b, s->d, 1.0f);
+	l->ffn_norm = make_vector(b, s->d, 1.0f);
+	l->qkv = make_matrix(b, n_qkv, s->d);
+	l->attn_out = make_matrix(b, s->d, s->n_heads * s->d_head);
+	l->ffn_in = make_matrix(b, s->d_ff * (s->encoder ? 1 : 2), s->d);
+	l->ffn_out = make_matrix(b, s->d, s->d_ff);
+	if (s->qk_norm)
+	{
+		l->q_norm = make_vector(b, s->d_head, 1.0f);
+		l->k_norm = make_vector(b, s->d_head, 1.0f);
+	}
+	if (s->qkv_bias)
+		l->qkv_bias = make_vector(b, n_qkv, 0.01f);
+	if (!s->encoder)
+		return;
+	l->attn_norm_b = make_vector(b, s->d, 0.0f);
+	l->ffn_norm_b = make_vector(b, s->d, 0.0f);
+	l->attn_out_bias = make_vector(b, s->d, 0.01f);
+	l->ffn_in_bias = make_vector(b, s->d_ff, 0.01f);
+	l->ffn_out_bias = make_vector(b, s->d, 0.01f);
+}
+
+/* A model of a shape, its workspace and pages. */
+static void
+open_model(bench *b, const shape *s)
+{
+	llm_model *m = llm_calloc(1, sizeof(*m));
+	double start = now();
+
+	if (m == NULL)
+		fail(s->name, "out of memory");
+	b->m = m;
+	m->be = b->be;
+	m->precision = PP_PREC_NATIVE;
+	make_arch(&m->arch, s);
+	m->layers = llm_calloc(s->n_layers, sizeof(*m->layers));
+	m->embed = make_matrix(b, s->n_vocab, s->d);
+	if (!s->encoder)
+		m->head = s->tied ? m->embed : make_matrix(b, s->n_vocab, s->d);
+	for (uint32_t i = 0; m->layers != NULL && i < s->n_layers; i++)
+		make_layer(b, s, &m->layers[i]);
+	m->final_norm_w = make_vector(b, s->d, 1.0f);
+	if (s->encoder)
+		m->final_norm_b = make_vector(b, s->d, 0.0f);
+	b->be->ops->sync(b->be);
+	fprintf(stderr, "%s: made in %.1f s\n", s->name, now() - start);
+	if (llm_workspace_create(m, MAX_TOKENS, MAX_ROWS, &b->ws, &b->err) != LLM_OK)
+		fail(s->name, b->err.message);
+	b->page_tokens = b->be->ops->kv_page_tokens(b->be);
+	b->n_pages = 81920 / b->page_tokens;
+	if (!s->encoder && b->be->ops->kv_create(b->be, m->arch.attn, s->n_layers, b->n_pages,
+	                                         PP_PREC_NATIVE) != PP_OK)
+		fail(s->name, b->be->message);
+}
+
+/* Frees what open_model made. */
+static void
+close_model(bench *b)
+{
+	llm_workspace_free(b->ws);
+	b->be->ops->kv_destroy(b->be);
+	llm_model_free(b->m);
+	b->ws = NULL;
+	b->m = NULL;
+}
+
+/* Empties the batch and gives all pages back. */
+static void
+begin_batch(bench *b)
+{
+	b->batch = (llm_batch){.tokens = b->tokens, .pos = b->pos, .segs = b->segs, .rows = b->rows};
+	b->next_page = 0;
+	b->n_page_list = 0;
+}
+
+/* Adds a sequence: n_past tokens are there, n_new are computed; the last one's row is wanted. The
+ * first n_shared pages are those of sequence 0. */
+static void
+add_segment(bench *b, uint32_t n_past, uint32_t n_new, uint32_t n_shared)
+{
+	llm_batch *batch = &b->batch;
+	uint32_t n_pages = (n_past + n_new + b->page_tokens - 1) / b->page_tokens;
+	uint32_t *pages = b->pages + b->n_page_list;
+
+	if (batch->n_tokens + n_new > MAX_TOKENS || batch->n_segs == MAX_SEGS ||
+	    (b->m->arch.decoder && b->next_page + n_pages > b->n_pages))
+		fail("batch", "too large");
+	for (uint32_t i = 0; i < n_pages; i++)
+		pages[i] = i < n_shared ? i : b->next_page++;
+	b->n_page_list += n_pages;
+	b->segs[batch->n_segs++] = (pp_segment){.first_token = batch->n_tokens,
+	                                        .n_new = n_new,
+	                                        .n_past = n_past,
+	                                        .pages = pages};
+	for (uint32_t i = 0; i < n_new; i++)
+	{
+		b->tokens[batch->n_tokens + i] = (int32_t) (random_u32() % b->m->arch.n_vocab);
+		b->pos[batch->n_tokens + i] = n_past + i;
+	}
+	batch->n_tokens += n_new;
+	b->rows[batch->n_rows++] = batch->n_tokens - 1;
+}
+
+/* One pass and its head: all logits' log-sum-exp, or some columns alone. */
+static void
+run_pass(bench *b, bool all)
+{
+	static const uint32_t cols[N_LABELS] = {17, 1009, 5003, 29989};
+	uint32_t rows[MAX_ROWS];
+	llm_status status;
+
+	for (uint32_t i = 0; i < b->batch.n_rows; i++)
+		rows[i] = i;
+	if (!b->m->arch.decoder)
+		status = llm_forward_encode(b->ws, &b->batch, b->out, &b->err);
+	else if ((status = llm_forward_decode(b->ws, &b->batch, &b->err)) == LLM_OK)
+		status = llm_forward_columns(b->ws, rows, b->batch.n_rows, cols, N_LABELS, b->out,
+		                             all ? b->lse : NULL, &b->err);
+	if (status != LLM_OK)
+		fail("pass", b->err.message);
+}
+
+/* Orders doubles. */
+static int
+by_value(const void *a, const void *b)
+{
+	double x = *(const double *) a;
+	double y = *(const double *) b;
+
+	return (x > y) - (x < y);
+}
+
+/* The median seconds of the batch; n_steps passes a run, positions going on. */
+static double
+measure(bench *b, bool all, uint32_t n_steps)
+{
+	double seconds[N_RUNS];
+
+	for (int r = 0; r < N_RUNS; r++)
+	{
+		double start = now();
+
+		for (uint32_t i = 0; i < n_steps; i++)
+		{
+			run_pass(b, all);
+			for (uint32_t s = 0; n_steps > 1 && s < b->batch.n_segs; s++)
+				b->pos[s] = ++b->segs[s].n_past;
+		}
+		seconds[r] = (now() - start) / n_steps;
+		for (uint32_t s = 0; n_steps > 1 && s < b->batch.n_segs; s++)
+			b->pos[s] = b->segs[s].n_past -= n_steps;
+	}
+	qsort(seconds + N_WARM, N_RUNS - N_WARM, sizeof(double), by_value);
+	return seconds[N_WARM + (N_RUNS - N_WARM) / 2];
+}
+
+/* The lengths of the mix, the same in every run: quantiles of the distribution, shuffled. */
+static void
+mix_lengths(uint32_t length[N_MIX])
+{
+	/* z at (i + 1/2) / 32 of the normal distribution, upper half */
+	static const double z[N_MIX / 2] = {0.0392, 0.1178, 0.1971, 0.2776, 0.3597, 0.4441,
+	                                    0.5312, 0.6220, 0.7173, 0.8185, 0.9273, 1.0464,
+	                                    1.1800, 1.3352, 1.5265, 1.7882};
+
+	for (uint32_t i = 0; i < N_MIX; i++)
+	{
+		double n = 160.0 * exp(i % 2 == 0 ? z[i / 2] : -z[i / 2]);
+
+		length[i] = (uint32_t) (n < 8 ? 8 : n > 4096 ? 4096 : n);
+	}
+	length[N_MIX - 2] = 1020; /* the tail that quantiles cut off */
+}
+
+/* Prefill of the mix: packed, padded to the longest, or sorted and padded in groups. */
+static void
+work_mix(bench *b, const char *name, uint32_t group)
+{
+	uint32_t length[N_MIX];
+	uint32_t n_real = 0;
+	double seconds = 0.0;
+	uint32_t n_computed = 0;
+
+	mix_lengths(length);
+	for (uint32_t i = 0; i < N_MIX; i++)
+		n_real += length[i];
+	for (uint32_t i = 0; group == N_MIX / 4 && i < N_MIX; i++) /* insertion sort */
+		for (uint32_t j = i; j > 0 && length[j] < length[j - 1]; j--)
+		{
+			uint32_t t = length[j];
+
+			length[j] = length[j - 1];
+			length[j - 1] = t;
+		}
+	for (uint32_t first = 0; first<N_MIX; first += group> 0 ? group : N_MIX)
+	{
+		uint32_t n = group > 0 ? group : N_MIX;
+		uint32_t longest = 0;
+
+		begin_batch(b);
+		for (uint32_t i = 0; i < n; i++)
+			longest = length[first + i] > longest ? length[first + i] : longest;
+		for (uint32_t i = 0; i < n; i++)
+			add_segment(b, 0, group > 0 ? longest : length[first + i], 0);
+		n_computed += b->batch.n_tokens;
+		seconds += measure(b, true, 1);
+	}
+	printf("%s/%s\t%.0f\treal tok/s\t%u real, %u computed, %.2f ms\n", b->m->arch.name, name,
+	       n_real / seconds, n_real, n_computed, seconds * 1e3);
+}
+
+/* Streams that decode behind a context. */
+static void
+work_decode(bench *b, const char *name, uint32_t n_streams, uint32_t n_past)
+{
+	double seconds;
+
+	begin_batch(b);
+	for (uint32_t i = 0; i < n_streams; i++)
+		add_segment(b, n_past, 64, 0); /* room for the steps */
+	for (uint32_t i = 0; i < n_streams; i++)
+	{
+		b->segs[i].first_token = b->rows[i] = i;
+		b->segs[i].n_new = 1;
+		b->pos[i] = n_past;
+	}
+	b->batch.n_tokens = n_streams;
+	seconds = measure(b, true, 32);
+	printf("%s/%s\t%.1f\ttok/s\t%u streams behind %u tokens, %.3f ms a step\n", b->m->arch.name,
+	       name, n_streams / seconds, n_streams, n_past, seconds * 1e3);
+}
+
+/* Rows scored by a few columns; n_shared tokens of them in common. */
+static void
+work_label(bench *b, const char *name, uint32_t n_shared, uint32_t n_own, uint32_t n_rows)
+{
+	uint32_t n_whole = n_shared / b->page_tokens;
+	double seconds[N_RUNS];
+
+	if (n_shared > 0)
+	{
+		begin_batch(b);
+		add_segment(b, 0, n_shared, 0);
+		run_pass(b, false);
+	}
+	for (int r = 0; r < N_RUNS; r++)
+	{
+		double start = now();
+
+		begin_batch(b);
+		b->next_page = n_shared > 0 ? n_whole + 1 : 0;
+		for (uint32_t i = 0; i < n_rows; i++)
+		{
+			add_segment(b, n_shared, n_own, n_whole);
+			if (n_shared % b->page_tokens > 0 &&
+			    b->be->ops->kv_copy(b->be, b->segs[i].pages[n_whole], n_whole,
+			                        n_shared % b->page_tokens) != PP_OK)
+				fail("copy", b->be->message);
+		}
+		run_pass(b, false);
+		seconds[r] = now() - start;
+	}
+	qsort(seconds + N_WARM, N_RUNS - N_WARM, sizeof(double), by_value);
+	printf("%s/%s\t%.0f\trows/s\t%u rows of %u + %u tokens, %.2f ms\n", b->m->arch.name, name,
+	       n_rows / seconds[4], n_rows, n_shared, n_own, seconds[4] * 1e3);
+}
+
+/* Rows embedded. */
+static void
+work_embed(bench *b, uint32_t n_own, uint32_t n_rows)
+{
+	double seconds;
+
+	begin_batch(b);
+	for (uint32_t i = 0; i < n_rows; i++)
+		add_segment(b, 0, n_own, 0);
+	seconds = measure(b, false, 1);
+	printf("%s/embed\t%.0f\trows/s\t%u rows of %u tokens, %.3f ms\n", b->m->arch.name,
+	       n_rows / seconds, n_rows, n_own, seconds * 1e3);
+}
+
+/* Seconds of one product, from 20 in a row. */
+static void
+time_product(bench *b, const shape *s, const char *name, uint32_t n, uint32_t k, uint32_t t)
+{
+	pp_matrix *w = make_matrix(b, n, k);
+	pp_act *x = b->be->ops->alloc(b->be, (size_t) t * k * b->be->act_bytes);
+	pp_act *y = b->be->ops->alloc(b->be, (size_t) t * n * b->be->act_bytes);
+	double start = 0;
+
+	/* random numbers: zeros would run faster */
+	for (size_t at = 0; at < (size_t) t * k; at += b->n_block)
+	{
+		size_t n_left = (size_t) t * k - at;
+
+		b->be->ops->upload(b->be, (uint8_t *) x + at * b->be->act_bytes, b->block,
+		                   (n_left < b->n_block ? n_left : b->n_block) * b->be->act_bytes);
+	}
+	for (int i = -3; i < 20; i++)
+	{
+		if (i == 0)
+		{
+			b->be->ops->sync(b->be);
+			start = now();
+		}
+		if (b->be->ops->matmul(b->be, y, x, w, NULL, t) != PP_OK)
+			fail("product", b->be->message);
+	}
+	b->be->ops->sync(b->be);
+	start = (now() - start) / 20;
+	printf("%s/%s\t%.1f\tTFLOP/s\t%u x %u x %u, %.1f us, %.2f TB/s of weights\n", s->name, name,
+	       2e-12 * t * n * k / start, t, n, k, start * 1e6, 2e-12 * n * k / start);
+	b->be->ops->release(b->be, x);
+	b->be->ops->release(b->be, y);
+	b->be->ops->matrix_destroy(b->be, w);
+}
+
+/* The four products of a layer at many sizes. */
+static void
+run_ops(bench *b, const shape *s)
+{
+	const uint32_t tokens[] = {1, 8, 32, 64, 128, 512, 2048, 8192};
+
+	for (size_t i = 0; i < sizeof(tokens) / sizeof(tokens[0]); i++)
+	{
+		time_product(b, s, "qkv", (s->n_heads + 2 * s->n_kv) * s->d_head, s->d, tokens[i]);
+		time_product(b, s, "out", s->d, s->n_heads * s->d_head, tokens[i]);
+		time_product(b, s, "ffn_in", s->d_ff * (s->encoder ? 1 : 2), s->d, tokens[i]);
+		time_product(b, s, "ffn_out", s->d, s->d_ff, tokens[i]);
+	}
+}
+
+/* Whether a work was asked for. */
+static bool
+wanted(const char *asked, const char *name)
+{
+	return asked == NULL || strcmp(asked, name) == 0;
+}
+
+/* All works of a shape. */
+static void
+run_shape(bench *b, const shape *s, const char *work)
+{
+	open_model(b, s);
+	if (!s->encoder && wanted(work, "mix"))
+		work_mix(b, "mix", 0);
+	if (!s->encoder && s->d <= 2048 && wanted(work, "padded"))
+		work_mix(b, "padded", N_MIX);
+	if (!s->encoder && s->d <= 2048 && wanted(work, "sorted"))
+		work_mix(b, "sorted", N_MIX / 4);
+	if (!s->encoder && wanted(work, "decode1"))
+		work_decode(b, "decode1", 1, 128);
+	if (!s->encoder && wanted(work, "decode64"))
+		work_decode(b, "decode64", 64, 1024);
+	if (!s->encoder && s->d <= 1536 && wanted(work, "label"))
+		work_label(b, "label", 0, 300, 54);
+	if (!s->encoder && s->d <= 1536 && wanted(work, "shared"))
+		work_label(b, "shared", 240, 60, 272);
+	if (s->encoder && wanted(work, "embed"))
+		work_embed(b, 60, 512);
+	fflush(stdout);
+	close_model(b);
+}
+
+/* Reads the command line, runs what it names. */
+int
+main(int argc, char **argv)
+{
+	static bench b;
+	const char *device = "cuda:0";
+	const char *model = NULL;
+	const char *work = NULL;
+	bool ops = false;
+
+	for (int i = 1; i < argc; i++)
+		if (strcmp(argv[i], "--ops") == 0)
+			ops = true;
+		else if (i + 1 < argc && strcmp(argv[i], "--device") == 0)
+			device = argv[++i];
+		else if (i + 1 < argc && strcmp(argv[i], "--model") == 0)
+			model = argv[++i];
+		else if (i + 1 < argc && strcmp(argv[i], "--work") == 0)
+			work = argv[++i];
+		else
+			fail(argv[i], "unknown argument");
+	if (llm_device_open(device, 0, &b.be, &b.err) != LLM_OK)
+		fail(device, b.err.message);
+	b.n_block = (size_t) 64 << 20;
+	b.block = malloc(b.n_block * sizeof(*b.block));
+	b.out = malloc((size_t) MAX_SEGS * 4096 * sizeof(float));
+	b.lse = malloc(MAX_ROWS * sizeof(float));
+	if (b.block == NULL || b.out == NULL || b.lse == NULL)
+		fail("start", "out of memory");
+	/* ± 2^-6 … 2^-5: what a layer gives stays of the size of what it gets */
+	for (size_t i = 0; i < b.n_block; i++)
+		b.block[i] = (uint16_t) (0x3c80u | (random_u32() & 0x807fu));
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+		if (model == NULL || strcmp(model, shapes[i].name) == 0)
+		{
+			if (ops)
+				run_ops(&b, &shapes[i]);
+			else
+				run_shape(&b, &shapes[i], work);
+		}
+	return 0;
+}
