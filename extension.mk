@@ -17,8 +17,9 @@ OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_pro
              src/speql/speql_registry.o src/speql/speql_build.o src/speql/speql_scan.o \
              src/speql/speql_plan.o src/speql/speql_tables.o \
              src/speql/speql_feed.o src/speql/speql_worker.o src/speql/speql_preview.o \
-             src/speql/speql_history.o src/speql/speql_predict.o src/speql/speql_results.o
-REGRESS    = setup functions errors limits models batch_plan permissions speql_repair
+             src/speql/speql_history.o src/speql/speql_predict.o src/speql/speql_results.o \
+             src/speql/speql_ddl.o
+REGRESS    = setup functions errors limits models batch_plan permissions speql_repair speculation
 ISOLATION  = cancel
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/prepack.conf --load-extension=prepack \
              --encoding=UTF8 --no-locale

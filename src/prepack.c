@@ -13,6 +13,7 @@
 
 #include "batch.h"
 #include "compat.h"
+#include "speql/speql_ddl.h"
 #include "speql/speql_plan.h"
 #include "speql/speql_registry.h"
 #include "speql/speql_scan.h"
@@ -41,6 +42,7 @@ _PG_init(void)
 	speql_shared_install();
 	speql_track_install();
 	speql_registry_install();
+	speql_ddl_install();
 
 	/* pg_upgrade starts the server to copy catalogs: no engine is wanted then. */
 	if (!IsBinaryUpgrade)

@@ -31,6 +31,8 @@
 PG_FUNCTION_INFO_V1(pp_speculate);
 PG_FUNCTION_INFO_V1(pp_cancel_speculation);
 
+static bool feeds = false; /* this backend has fed a text */
+
 /* ---- anchors ----------------------------------------------------------------------------- */
 
 /* A text as its tokens with one space between them, so that layout does not matter. */
@@ -218,6 +220,7 @@ pp_speculate(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 		cursor = pg_mbcharcliplen(typed, cursor, Max(PG_GETARG_INT32(1), 0));
 	pg_atomic_fetch_add_u64(&speql_shared->counters.n_feeds, 1);
+	feeds = true;
 	id = feed(typed, cursor);
 	if (id == 0)
 		ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -256,6 +259,23 @@ pp_cancel_speculation(PG_FUNCTION_ARGS)
 	if (pid != 0)
 		kill(pid, SIGINT);
 	PG_RETURN_BOOL(pid != 0);
+}
+
+/* Cancels what runs for this backend. */
+void
+speql_feed_submitted(void)
+{
+	int i, pid = 0;
+
+	if (!feeds)
+		return;
+	LWLockAcquire(speql_shared->lock, LW_SHARED);
+	i = own_session();
+	if (i >= 0 && DsaPointerIsValid(speql_shared->sessions[i].anchor))
+		pid = speql_shared->sessions[i].worker;
+	LWLockRelease(speql_shared->lock);
+	if (pid != 0)
+		kill(pid, SIGINT);
 }
 
 /* ---- the worker's side ------------------------------------------------------------------- */

@@ -45,6 +45,9 @@ extern void speql_feed_done(int session, uint64 id);
 /* The worker's entry, registered as a dynamic background worker. */
 extern PGDLLEXPORT void pp_speculator_main(Datum main_arg);
 
+/* The session at hand submits a statement of its own: what runs ahead for it must not compete. */
+extern void speql_feed_submitted(void);
+
 /* The worker says that it runs, and at its end that it does not. */
 extern void speql_feed_enter(int session);
 extern void speql_feed_leave(int session);

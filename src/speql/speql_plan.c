@@ -19,6 +19,7 @@
 #include "compat.h"
 #include "prepack.h"
 #include "speql_env.h"
+#include "speql_feed.h"
 #include "speql_history.h"
 #include "speql_match.h"
 #include "speql_registry.h"
@@ -26,6 +27,7 @@
 #include "speql_track.h"
 
 #define MAX_TABLES_A_BLOCK 4
+#define COMPETES_COST      1000 /* of a statement beside which nothing is built */
 
 static planner_hook_type prev_planner_hook = NULL;
 
@@ -231,17 +233,24 @@ plan_below(Query *query, const char *text, int cursor_options, ParamListInfo par
 	return standard_planner(query, text, cursor_options, params);
 }
 
-/* Keeps a SELECT that was submitted as it is: not what a function or another extension runs. */
+/* Keeps a SELECT as it was submitted. */
 static void
 remember(const Query *parse, const char *text)
 {
 	int start = Max(parse->stmt_location, 0);
 
-	if (speql_shared == NULL || pp_speculation == PP_SPECULATION_OFF ||
-	    parse->commandType != CMD_SELECT || text == NULL || text != debug_query_string)
+	if (pp_speculation == PP_SPECULATION_OFF)
 		return;
 	speql_history_add(text + start,
 	                  parse->stmt_len > 0 ? parse->stmt_len : (int) strlen(text + start));
+}
+
+/* True for a statement that a client submitted itself, other than to speculation. */
+static bool
+is_submitted(const Query *parse, const char *text)
+{
+	return speql_shared != NULL && parse->commandType == CMD_SELECT && parse->jointree->fromlist &&
+	       text != NULL && text == debug_query_string;
 }
 
 /* Plans a statement, over tables if that is cheaper. */
@@ -252,10 +261,15 @@ speql_planner(Query *parse, const char *text, int cursor_options, ParamListInfo 
 	List *uses = NIL;
 	PlannedStmt *stmt, *other;
 
-	remember(parse, text);
+	bool submitted = is_submitted(parse, text);
+
+	if (submitted)
+		remember(parse, text);
 	if (eligible(parse, cursor_options))
 		rewritten = over_tables(parse, params, &uses);
 	stmt = plan_below(parse, text, cursor_options, params);
+	if (submitted && stmt->planTree->total_cost > COMPETES_COST && rewritten == NULL)
+		speql_feed_submitted();
 	if (rewritten == NULL)
 		return stmt;
 	/* It runs in an executor of its own, which does not enter parallel mode. */

@@ -383,6 +383,13 @@ speql_registry_ticket(uint64 id, SpeqlTicket *ticket)
 
 	LWLockAcquire(speql_shared->lock, LW_SHARED);
 	t = row_of(id);
+	ticket->relid = t ? t->relid : InvalidOid;
+	LWLockRelease(speql_shared->lock);
+	/* DROP EXTENSION takes the tables along. */
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(ticket->relid)))
+		return false;
+	LWLockAcquire(speql_shared->lock, LW_SHARED);
+	t = row_of(id);
 	ready = t != NULL && t->state == SPEQL_TABLE_READY &&
 	        U64FromFullTransactionId(ReadNextFullTransactionId()) -
 	                U64FromFullTransactionId(t->next_xid) <

@@ -52,7 +52,7 @@ typedef struct SpeqlTicket
 	double cost;
 } SpeqlTicket;
 
-/* False when the table is not ready (any more). The caller holds a lock on relid. */
+/* False when the table is not ready or not there (any more). The caller holds a lock on relid. */
 extern bool speql_registry_ticket(uint64 id, SpeqlTicket *ticket);
 
 /* Counts that a table answered, and the time that it is thought to have saved. */

@@ -82,6 +82,14 @@ static Speculator speculator;
 
 /* ---- steps ------------------------------------------------------------------------------- */
 
+/* Between steps only an end of the process counts: a cancel came too late for what it meant. */
+static void
+check_for_end(void)
+{
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+}
+
 /* Runs a step in a transaction of its own; false with the message in the context when it fails. */
 static bool
 run_step(Speculator *s, Step step, void *arg, int timeout_ms, char **message)
@@ -89,12 +97,12 @@ run_step(Speculator *s, Step step, void *arg, int timeout_ms, char **message)
 	volatile bool good = true;
 
 	s->cancelled = false;
-	CHECK_FOR_INTERRUPTS();
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	check_for_end();
 	PG_TRY();
 	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
 		MemoryContextSwitchTo(s->context);
 		enable_timeout_after(STATEMENT_TIMEOUT, timeout_ms);
 		step(s, arg);
@@ -159,7 +167,7 @@ wait_for_pause(Speculator *s, int ms)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left,
 		                 PP_WAIT_EVENT_NEW("PrepackSpeculatorPause"));
 		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		check_for_end();
 	}
 	return false;
 }
@@ -315,6 +323,7 @@ typedef struct Outlook
 	bool may_run;
 	double ms_plain; /* without tables */
 	double ms_now;   /* with the tables that are there */
+	double ms_first; /* until the rows of a preview */
 } Outlook;
 
 /* Step: plans a block. */
@@ -332,6 +341,9 @@ step_outlook(Speculator *s, void *arg)
 	plan = planner(query, o->work->repair.sql, CURSOR_OPT_PARALLEL_OK, NULL);
 	top = plan->planTree;
 	o->ms_now = top->total_cost * s->ms_per_cost;
+	o->ms_first = (top->startup_cost + (top->total_cost - top->startup_cost) *
+	                                       Min(1, SPEQL_PREVIEW_ROWS / Max(top->plan_rows, 1))) *
+	              s->ms_per_cost;
 	o->ms_plain = speql_original_cost(plan) * s->ms_per_cost;
 }
 
@@ -403,12 +415,23 @@ build(Speculator *s, Work *w, bool superset)
 	return good && step.id != 0;
 }
 
-/* Works on one block: a first preview, its tables, the preview again if it was only a sample. */
+/* True when a block's table is worth building. */
+static bool
+worth_a_table(const Speculator *s, const Outlook *o)
+{
+	return s->request.level >= PP_SPECULATION_MATERIALIZE && o->ms_plain >= CHEAP_MS &&
+	       o->ms_now * MIN_GAIN > o->ms_plain;
+}
+
+/*
+ * Works on one block. What is costly runs once: into a table, which the preview then reads; until
+ * then a sample is shown.
+ */
 static void
 work_on(Speculator *s, Work *w)
 {
 	Outlook o = {.work = w};
-	bool built = false;
+	bool built = false, costly;
 
 	if (!w->runs || !run_step(s, step_outlook, &o, 2000, NULL) || !o.may_run)
 	{
@@ -416,19 +439,18 @@ work_on(Speculator *s, Work *w)
 			strlcpy(w->preview.state, "skipped", sizeof(w->preview.state));
 		return;
 	}
-	if (w->under_cursor && !superseded(s))
-		preview(s, w, o.ms_now);
-	if (s->request.level < PP_SPECULATION_MATERIALIZE || o.ms_plain < CHEAP_MS)
-		return;
-	if (o.ms_now * MIN_GAIN > o.ms_plain)
+	costly = o.ms_first > COSTLY_MS;
+	if (w->under_cursor && (!costly || o.ms_first > SAMPLE_OVER_MS) && !superseded(s))
+		preview(s, w, o.ms_first);
+	if (worth_a_table(s, &o))
 	{
-		if (o.ms_plain > COSTLY_MS && !wait_for_pause(s, PAUSE_MS))
+		if (costly && !wait_for_pause(s, PAUSE_MS))
 			return;
 		built = build(s, w, false);
 	}
-	if (w->under_cursor && built && !superseded(s) &&
-	    (w->preview.sampled || strcmp(w->preview.state, "ready") != 0))
-		preview(s, w, 0);
+	if (w->under_cursor && !superseded(s) &&
+	    (w->preview.sampled ? built : strcmp(w->preview.state, "ready") != 0))
+		preview(s, w, built ? 0 : o.ms_first);
 }
 
 /* Builds what answers edits of the constants that were typed, once nothing else is to be done. */
@@ -569,7 +591,7 @@ next_text(Speculator *s)
 		                   PP_WAIT_EVENT_NEW("PrepackSpeculator"));
 
 		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		check_for_end();
 		if (!(rc & WL_TIMEOUT))
 			continue;
 		(void) run_step(s, step_sweep, NULL, 5000, NULL);
