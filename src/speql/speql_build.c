@@ -344,16 +344,34 @@ describe(SpeqlTable *table, Query *definition, Snapshot snapshot)
 	       DsaPointerIsValid(table->snapshot);
 }
 
+/* Makes the position of an error one in the text that was given, not in the caller's statement. */
+static void
+analysis_context(void *sql)
+{
+	int position = geterrposition();
+
+	if (position <= 0)
+		return;
+	errposition(0);
+	internalerrposition(position);
+	internalerrquery(sql);
+}
+
 /* Analyses and rewrites a SELECT. */
 Query *
 speql_analyse(const char *sql)
 {
-	List *raw = pg_parse_query(sql);
-	List *queries;
+	ErrorContextCallback context = {.previous = error_context_stack,
+	                                .callback = analysis_context,
+	                                .arg = unconstify(char *, sql)};
+	List *raw, *queries;
 
+	error_context_stack = &context;
+	raw = pg_parse_query(sql);
 	if (list_length(raw) != 1 || !IsA(linitial_node(RawStmt, raw)->stmt, SelectStmt))
 		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR), errmsg("not a single SELECT")));
 	queries = pg_analyze_and_rewrite_fixedparams(linitial_node(RawStmt, raw), sql, NULL, 0, NULL);
+	error_context_stack = context.previous;
 	if (list_length(queries) != 1 || linitial_node(Query, queries)->commandType != CMD_SELECT)
 		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR), errmsg("not a single SELECT")));
 	return linitial_node(Query, queries);

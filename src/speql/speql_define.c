@@ -104,9 +104,9 @@ subquery_walker(Node *node, void *context)
 	return IsA(node, SubLink) || expression_tree_walker(node, subquery_walker, context);
 }
 
-/* The outputs of a plain block: columns, and what is costly to compute again. */
+/* The outputs of a plain block: columns of result and conditions, what is costly to compute again. */
 static List *
-plain_outputs(const SpeqlForm *form, List *dropped)
+plain_outputs(const SpeqlForm *form)
 {
 	List *outputs = NIL;
 	ListCell *lc;
@@ -120,11 +120,8 @@ plain_outputs(const SpeqlForm *form, List *dropped)
 		else
 			outputs = add_all(outputs, columns_of(expr));
 	}
-	if (dropped != NIL)
-	{
-		outputs = add_all(outputs, columns_of((Node *) dropped));
-		outputs = add_all(outputs, columns_of((Node *) form->conjuncts));
-	}
+	/* For conditions that get tighter, and joins that come later. */
+	outputs = add_all(outputs, columns_of((Node *) form->conjuncts));
 	if (outputs == NIL)
 		outputs = list_make1(
 		    makeConst(INT4OID, -1, InvalidOid, sizeof(int32), Int32GetDatum(1), false, true));
@@ -259,7 +256,7 @@ param_walker(Node *node, void *context)
 	if (node == NULL)
 		return false;
 	if (IsA(node, Param))
-		return true;
+		return castNode(Param, node)->paramkind == PARAM_EXTERN;
 	if (IsA(node, Query))
 		return query_tree_walker(castNode(Query, node), param_walker, context, 0);
 	return expression_tree_walker(node, param_walker, context);
@@ -356,7 +353,7 @@ speql_define(const SpeqlForm *form, List *dropped, SpeqlReason *reason)
 			*reason = define_grouped(v, form, dropped);
 		else
 		{
-			v->targetList = make_target_list(plain_outputs(form, dropped));
+			v->targetList = make_target_list(plain_outputs(form));
 			*reason = SPEQL_OK_EXACT;
 		}
 	}

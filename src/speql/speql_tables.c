@@ -10,6 +10,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/ruleutils.h"
@@ -73,6 +74,11 @@ pp_materialize(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("prepack.materialize()");
 	query = speql_analyse(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	form = speql_named_form(query, &reason);
+	if (form != NULL && contain_volatile_functions((Node *) query))
+	{
+		form = NULL;
+		reason = SPEQL_R_VOLATILE;
+	}
 	if (form == NULL)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 		                errmsg("the query cannot be kept in a speculative table"),
