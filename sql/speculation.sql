@@ -33,13 +33,16 @@ CREATE FUNCTION check_answer(query text) RETURNS text LANGUAGE sql AS $$
 $$;
 
 -- 4, 5: a constant gets tighter, then looser
-SELECT prepack.materialize($$SELECT id, amount FROM sale WHERE quantity > 1 AND day BETWEEN '2024-01-05' AND '2024-01-25'$$) > 0 AS built;
+SELECT prepack.materialize($$SELECT id, amount FROM sale WHERE quantity > 1 AND day BETWEEN '2024-01-05'
+    AND '2024-01-25'$$) > 0 AS built;
 SELECT check_answer($$SELECT id, amount FROM sale WHERE quantity > 1 AND day BETWEEN '2024-01-05' AND '2024-01-25'$$);
 SELECT check_answer($$SELECT id, amount FROM sale WHERE quantity > 1 AND day BETWEEN '2024-01-07' AND '2024-01-20'$$);
 SELECT check_answer($$SELECT id FROM sale WHERE quantity > 0 AND day BETWEEN '2024-01-05' AND '2024-01-25'$$);
-SELECT reason FROM prepack.explain_match($$SELECT id FROM sale WHERE quantity > 0 AND day BETWEEN '2024-01-05' AND '2024-01-25'$$);
+SELECT reason FROM prepack.explain_match($$SELECT id FROM sale WHERE quantity > 0 AND day BETWEEN '2024-01-05'
+    AND '2024-01-25'$$);
 SELECT prepack.reset_speculation();
-SELECT prepack.materialize($$SELECT id, amount, day FROM sale WHERE quantity > 1 AND day BETWEEN '2024-01-05' AND '2024-01-25'$$, true) > 0 AS built;
+SELECT prepack.materialize($$SELECT id, amount, day FROM sale WHERE quantity > 1 AND day BETWEEN '2024-01-05'
+    AND '2024-01-25'$$, true) > 0 AS built;
 SELECT check_answer($$SELECT id, amount FROM sale WHERE quantity > 0 AND day > '2024-01-15'$$);
 SELECT check_answer($$SELECT id FROM sale WHERE quantity IN (1, 3) AND day > '2024-01-15'$$);
 SELECT check_answer($$SELECT count(*), sum(amount) FROM sale WHERE quantity = 2$$);
@@ -48,7 +51,8 @@ SELECT prepack.reset_speculation();
 -- 6: conjuncts come and go, a table is joined, a column was not projected
 SELECT prepack.materialize($$SELECT id, customer_id, amount FROM sale WHERE amount > 2$$) > 0 AS built;
 SELECT check_answer($$SELECT id, amount FROM sale WHERE amount > 2 AND customer_id = 3$$);
-SELECT check_answer($$SELECT s.id, c.name FROM sale s JOIN customer c ON c.id = s.customer_id WHERE s.amount > 2 AND c.region = 1$$);
+SELECT check_answer($$SELECT s.id, c.name FROM sale s JOIN customer c ON c.id = s.customer_id
+    WHERE s.amount > 2 AND c.region = 1$$);
 SELECT check_answer($$SELECT id, weight FROM sale WHERE amount > 2$$);
 SELECT check_answer($$SELECT id FROM sale$$);
 SELECT usable, reason FROM prepack.explain_match($$SELECT id, weight FROM sale WHERE amount > 2$$);
@@ -56,9 +60,11 @@ SELECT usable, reason FROM prepack.explain_match($$SELECT name FROM customer$$);
 SELECT prepack.reset_speculation();
 
 -- 7: grouping
-SELECT prepack.materialize($$SELECT customer_id, day, count(*), count(note), sum(amount), avg(amount), min(quantity), max(note), sum(quantity), avg(quantity) FROM sale GROUP BY customer_id, day$$) > 0 AS built;
+SELECT prepack.materialize($$SELECT customer_id, day, count(*), count(note), sum(amount), avg(amount),
+    min(quantity), max(note), sum(quantity), avg(quantity) FROM sale GROUP BY customer_id, day$$) > 0 AS built;
 SELECT check_answer($$SELECT customer_id, count(*), sum(amount) FROM sale GROUP BY customer_id HAVING count(*) > 3$$);
-SELECT check_answer($$SELECT day, min(quantity), max(note), sum(quantity) FROM sale WHERE customer_id IN (1, 2) GROUP BY day$$);
+SELECT check_answer($$SELECT day, min(quantity), max(note), sum(quantity) FROM sale WHERE customer_id IN (1,
+    2) GROUP BY day$$);
 SELECT check_answer($$SELECT count(*), count(note), sum(amount), sum(quantity) FROM sale$$);
 SELECT check_answer($$SELECT count(*), sum(amount) FROM sale WHERE customer_id = -1$$);
 SELECT check_answer($$SELECT count(DISTINCT customer_id), count(customer_id) FROM sale$$);
@@ -68,7 +74,8 @@ SELECT check_answer($$SELECT customer_id FROM sale$$);
 SELECT reason FROM prepack.explain_match($$SELECT customer_id, sum(weight) FROM sale GROUP BY 1$$);
 SELECT prepack.reset_speculation();
 -- an average needs its sum and its count; a float sum is never added up
-SELECT prepack.materialize($$SELECT customer_id, day, avg(quantity), sum(weight) FROM sale GROUP BY 1, 2$$) > 0 AS built;
+SELECT prepack.materialize($$SELECT customer_id, day, avg(quantity), sum(weight) FROM sale GROUP BY 1,
+    2$$) > 0 AS built;
 SELECT reason FROM prepack.explain_match($$SELECT customer_id, avg(quantity) FROM sale GROUP BY 1$$);
 SELECT reason FROM prepack.explain_match($$SELECT customer_id, sum(weight) FROM sale GROUP BY 1$$);
 SELECT prepack.reset_speculation();
@@ -80,21 +87,28 @@ SELECT check_answer('SELECT count(*) FROM sale s JOIN customer c ON c.id = s.cus
 SELECT prepack.reset_speculation();
 
 -- 8: self-joins
-SELECT prepack.materialize('SELECT a.id, b.id FROM customer a, customer b WHERE a.region = b.id AND a.name > ''c2''') > 0 AS built;
+SELECT prepack.materialize('SELECT a.id, b.id FROM customer a, customer b WHERE a.region = b.id
+    AND a.name > ''c2''') > 0 AS built;
 SELECT check_answer('SELECT x.id, y.id FROM customer y, customer x WHERE x.region = y.id AND x.name > ''c2''');
 SELECT check_answer('SELECT x.id, y.id FROM customer x, customer y WHERE x.region = y.id AND y.name > ''c2''');
 SELECT prepack.reset_speculation();
 
 -- 9: outer joins, subqueries, three-valued logic
-SELECT prepack.materialize('SELECT c.id, c.region, s.id FROM customer c LEFT JOIN sale s ON s.customer_id = c.id AND s.amount > 8') > 0 AS built;
-SELECT check_answer('SELECT c.id, s.id FROM customer c LEFT JOIN sale s ON s.customer_id = c.id AND s.amount > 8 WHERE c.region = 1');
-SELECT check_answer('SELECT c.id FROM customer c LEFT JOIN sale s ON s.customer_id = c.id AND s.amount > 8 WHERE s.id IS NULL');
+SELECT prepack.materialize('SELECT c.id, c.region, s.id FROM customer c LEFT
+    JOIN sale s ON s.customer_id = c.id AND s.amount > 8') > 0 AS built;
+SELECT check_answer('SELECT c.id, s.id FROM customer c LEFT JOIN sale s ON s.customer_id = c.id
+    AND s.amount > 8 WHERE c.region = 1');
+SELECT check_answer('SELECT c.id FROM customer c LEFT JOIN sale s ON s.customer_id = c.id AND s.amount > 8
+    WHERE s.id IS NULL');
 SELECT check_answer('SELECT c.id FROM customer c JOIN sale s ON s.customer_id = c.id AND s.amount > 8');
 SELECT check_answer('SELECT c.id FROM customer c LEFT JOIN sale s ON s.customer_id = c.id AND s.amount > 7');
 SELECT prepack.reset_speculation();
-SELECT prepack.materialize('SELECT id, region FROM customer WHERE region NOT IN (SELECT quantity FROM sale) OR NOT (region = 1 OR id > 5)') > 0 AS built;
-SELECT check_answer('SELECT id, region FROM customer WHERE region NOT IN (SELECT quantity FROM sale) OR NOT (region = 1 OR id > 5)');
-SELECT check_answer('SELECT id FROM customer WHERE region NOT IN (SELECT quantity FROM sale WHERE quantity IS NOT NULL) OR NOT (region = 1 OR id > 5)');
+SELECT prepack.materialize('SELECT id, region FROM customer WHERE region NOT IN (SELECT quantity
+    FROM sale) OR NOT (region = 1 OR id > 5)') > 0 AS built;
+SELECT check_answer('SELECT id, region FROM customer WHERE region NOT IN (SELECT quantity
+    FROM sale) OR NOT (region = 1 OR id > 5)');
+SELECT check_answer('SELECT id FROM customer WHERE region NOT IN (SELECT quantity FROM sale
+    WHERE quantity IS NOT NULL) OR NOT (region = 1 OR id > 5)');
 SELECT prepack.reset_speculation();
 
 -- 10: what comes on top: order, limit, distinct, windows, set operations
@@ -110,13 +124,16 @@ SELECT prepack.reset_speculation();
 -- 12: blocks of a statement, each from a table of its own
 SELECT prepack.materialize('SELECT customer_id, sum(amount) AS total FROM sale GROUP BY customer_id') > 0 AS built;
 SELECT prepack.materialize('SELECT id, name FROM customer WHERE region = 1') > 0 AS built;
-SELECT check_answer('WITH t AS (SELECT customer_id, sum(amount) AS total FROM sale GROUP BY customer_id) SELECT c.name, t.total FROM customer c JOIN t ON t.customer_id = c.id WHERE c.region = 1');
-SELECT check_answer('SELECT name FROM customer WHERE region = 1 AND id IN (SELECT customer_id FROM sale GROUP BY customer_id HAVING sum(amount) > 50)');
+SELECT check_answer('WITH t AS (SELECT customer_id, sum(amount) AS total FROM sale GROUP BY customer_id)
+    SELECT c.name, t.total FROM customer c JOIN t ON t.customer_id = c.id WHERE c.region = 1');
+SELECT check_answer('SELECT name FROM customer WHERE region = 1 AND id IN (SELECT customer_id FROM sale
+    GROUP BY customer_id HAVING sum(amount) > 50)');
 EXPLAIN (COSTS OFF) SELECT name FROM customer WHERE region = 2;
 SELECT prepack.reset_speculation();
 
 -- 16: writes
-CREATE FUNCTION fresh() RETURNS text LANGUAGE sql AS 'SELECT string_agg(reason, '', '') FROM prepack.speculation_tables WHERE state = ''ready''';
+CREATE FUNCTION fresh() RETURNS text LANGUAGE sql AS 'SELECT string_agg(reason, '', '')
+    FROM prepack.speculation_tables WHERE state = ''ready''';
 SELECT prepack.materialize('SELECT count(*) FROM sale') > 0 AS built;
 UPDATE sale SET note = note WHERE id = -1;
 SELECT fresh();
@@ -205,7 +222,8 @@ SELECT prepack.materialize('SELECT id, name FROM customer') > 0 AS built;
 SELECT prepack.materialize('SELECT region FROM customer') > 0 AS built;
 SELECT answered_by('SELECT name FROM customer WHERE id = 1') LIKE '%range%' AS used;
 SELECT relname ~ '^speculation_' AS found, has_table_privilege(oid, 'SELECT') AS readable
-FROM pg_class WHERE relnamespace = 'prepack'::regnamespace AND relkind = 'r' AND relname LIKE 'speculation%' ORDER BY oid DESC LIMIT 1;
+FROM pg_class WHERE relnamespace = 'prepack'::regnamespace AND relkind = 'r'
+    AND relname LIKE 'speculation%' ORDER BY oid DESC LIMIT 1;
 RESET ROLE;
 REVOKE SELECT ON customer FROM regress_speculator; REVOKE SELECT (id, name) ON customer FROM regress_speculator;
 SET ROLE regress_speculator;

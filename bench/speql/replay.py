@@ -116,7 +116,8 @@ def one(typist, sql, args, rng):
     after = typist.answered()
     hits = [k[5:] for k in after if after[k] > before.get(k, 0)]
     return {"cold": cold * 1000, "warm": warm * 1000, "same": same(answer, truth), "hits": hits,
-            "feed": statistics.quantiles(feeds, n=20)[18] * 1000 if len(feeds) > 1 else feeds[0] * 1000, "work": typist.work_ms() - work, "id": number}
+            "feed": (statistics.quantiles(feeds, n=20)[18] if len(feeds) > 1 else feeds[0]) * 1000,
+            "work": typist.work_ms() - work, "id": number}
 
 
 def report(lines, args):
@@ -131,7 +132,8 @@ def report(lines, args):
         ("slowest against cold", 100 / min(ratios) - 100, "%", 5, "<="),
         ("building against the queries themselves",
          sum(r["work"] for r in lines.values()) / sum(r["cold"] for r in lines.values()), "x", 10, "<="),
-        ("feed of a text, p95, median of the queries", statistics.median(r["feed"] for r in lines.values()), "ms", 5, "<="),
+        ("feed of a text, p95, median of the queries",
+         statistics.median(r["feed"] for r in lines.values()), "ms", 5, "<="),
     ]
     out = ["work\tfigure\tunit\tgoal\tmet"]
     print(f"\n{'work':45} {'figure':>10} {'goal':>12}")
