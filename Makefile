@@ -114,7 +114,8 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
         check-corpora check-fuzz check-scripts models bench-llm bench-sql install install-engine \
         install-extension uninstall clean clean-extension format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
-        fuzz-grammar extension check-clang check-sql check-docs check-versions installcheck quickstart \
+        fuzz-grammar extension check-clang check-pgspot check-sql check-docs check-versions \
+        installcheck quickstart \
         start stop env psql
 
 all: engine extension           ## build the engine and the extension
@@ -126,7 +127,7 @@ engine: $(BUILD)/libllm.a $(PROGRAM_OBJS:%=$(BUILD)/prepack-engine)
 
 cuda: $(BUILD)/prepack_cuda.so  ## build the CUDA backend (nvcc; CUBLAS= a folder with cuBLASLt)
 
-check: check-llm check-scripts check-clang check-sql check-docs ## all there is, in order; the gate of CI
+check: check-llm check-scripts check-clang check-pgspot check-sql check-docs ## all there is, in order; the gate of CI
 	$(RUN) --total
 
 check-llm: check-style check-layers check-unit check-asan check-corpora check-fuzz ## the engine
@@ -164,6 +165,9 @@ check-clang:                    ## the extension compiled by clang, in a copy of
 	git ls-files src extension.mk 'prepack*' | xargs cp --parents -u -t $(BUILD)/clang
 	$(RUN) --name clang "sh -c '$(EXT_MAKE) -C $(BUILD)/clang CC=\"$(CLANG)\" all \
 	    EXT_WERROR=\"$(CLANG_WERROR)\" && echo clang: 1 passed, 0 failed'"
+
+check-pgspot:                   ## nothing in the extension's script can be captured by a hostile schema
+	$(RUN) --name pgspot scripts/check-pgspot
 
 check-sql:                      ## the extension under a temporary server; installs it first
 	+$(EXT_MAKE) EXT_WERROR=-Werror all

@@ -3,6 +3,20 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION prepack" to load this file. \quit
 
+-- A schema that exists is used: it must not be one that somebody planted to own what is in it.
+DO $$
+DECLARE
+    owner name;
+BEGIN
+    SELECT pg_catalog.pg_get_userbyid(n.nspowner) INTO STRICT owner
+    FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) n.nspowner
+    WHERE n.nspname OPERATOR(pg_catalog.=) 'prepack' AND NOT r.rolsuper;
+    RAISE EXCEPTION 'schema "prepack" belongs to "%"', owner
+        USING HINT = 'Drop the schema, or give it to a superuser.';
+EXCEPTION WHEN no_data_found THEN
+    NULL;
+END $$;
+
 -- Conventions
 --   Optional arguments default to NULL, so functions are CALLED ON NULL INPUT and check the
 --   required arguments themselves: a NULL input gives NULL.
@@ -485,16 +499,19 @@ FROM PUBLIC; -- the administrator decides
 -- Registered models. Rows of users are dumped; the built-in ones come with the script. Read
 -- through the view models, written by the functions below only.
 CREATE TABLE prepack.model_registry (
-    name text PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 63),
+    name text PRIMARY KEY CHECK (pg_catalog.length(name) OPERATOR(pg_catalog.>=) 1
+        AND pg_catalog.length(name) OPERATOR(pg_catalog.<=) 63),
     path text NOT NULL,
-    kind text NOT NULL CHECK (kind IN ('generate', 'embed', 'rerank', 'endpoint', 'dummy')),
+    kind text NOT NULL CHECK (kind OPERATOR(pg_catalog.=)
+        ANY (ARRAY['generate', 'embed', 'rerank', 'endpoint', 'dummy'])),
     options jsonb NOT NULL DEFAULT '{}',
     is_default boolean NOT NULL DEFAULT false,
     builtin boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE prepack.model_registry IS 'models that may be named in calls; use the view prepack.models';
 CREATE UNIQUE INDEX model_registry_default ON prepack.model_registry (kind) WHERE is_default;
-REVOKE ALL ON prepack.model_registry FROM PUBLIC;
+-- Nothing in it is secret, and a role that is no superuser can dump its database only if it can read it.
+GRANT SELECT ON prepack.model_registry TO PUBLIC;
 INSERT INTO prepack.model_registry (name, path, kind, builtin) VALUES ('dummy', '', 'dummy', true);
 SELECT pg_catalog.pg_extension_config_dump('prepack.model_registry', 'WHERE NOT builtin');
 

@@ -79,7 +79,8 @@ SELECT prepack.rank('q', '{}'), prepack.embed('{}'::text[]);
 
 -- schemas that are none, or none that can be kept to
 SELECT what, state_of(format('SELECT prepack.generate_json(''x'', %L)', schema)) FROM (VALUES
-    ('boolean schema', 'true'), ('number', '1'), ('array', '[]'), ('string', '"x"'), ('unknown type', '{"type": "word"}'),
+    ('boolean schema', 'true'), ('number', '1'), ('array', '[]'), ('string', '"x"'),
+    ('unknown type', '{"type": "word"}'),
     ('contradiction', '{"type": "string", "enum": []}'), ('no reference', '{"$ref": "#/definitions/nowhere"}'),
     ('deep', repeat('{"type": "array", "items": ', 5000) || '{}' || repeat('}', 5000)),
     ('bad pattern', '{"type": "string", "pattern": "("}'), ('good', '{"type": "boolean"}')

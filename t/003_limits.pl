@@ -84,7 +84,8 @@ if (real_model())
 {
 	$node->safe_psql('postgres', q{SELECT prepack.register_model('smol', 'smollm2-135m.gguf');
 		SELECT prepack.load_model('smol')});
-	$endless{'10,000 rows at a model'} = q{SELECT count(prepack.classify(i || repeat(' word', 100), '{a,b}', model => 'smol'))
+	$endless{'10,000 rows at a model'} = q{
+		SELECT count(prepack.classify(i || repeat(' word', 100), '{a,b}', model => 'smol'))
 		FROM generate_series(1, 10000) i};
 	$endless{'a long prefill'} = q{SELECT prepack.generate(random() || repeat(' word', 6000), model => 'smol')
 		FROM generate_series(1, 100)};
@@ -116,7 +117,8 @@ sub cancels_of
 }
 
 # What the server itself takes on this machine, with whatever else runs on it, stands beside.
-my $own = percentile(1, map { cancels_of('the server alone', 'SELECT count(*) FROM generate_series(1, 1000000000)') } 1 .. 3);
+my $alone = 'SELECT count(*) FROM generate_series(1, 1000000000)';
+my $own = percentile(1, map { cancels_of('the server alone', $alone) } 1 .. 3);
 my @cancels = map { cancels_of($_, $endless{$_}) } sort keys %endless;
 within(percentile(0.5, @cancels), 0.05, 'promise 6: cancel to idle, the median');
 within(percentile(0.99, @cancels), 0.1 + $own, 'promise 6: cancel to idle, p99, beyond the server alone');
@@ -126,7 +128,8 @@ within(wait_for(sub { $node->safe_psql('postgres', 'SELECT count(*) FROM prepack
 my $start = time;
 my (undef, undef, $stderr) = $node->psql('postgres',
 	"SET statement_timeout = '300ms'; $endless{'rows of the dummy'}");
-like($stderr, qr/canceling statement due to statement timeout.*rows done/s, 'promise 6: statement_timeout, in its own words');
+like($stderr, qr/canceling statement due to statement timeout.*rows done/s,
+	'promise 6: statement_timeout, in its own words');
 within(time - $start, 1, 'promise 6: a statement with 300 ms');
 
 # --- promise 7: a client that is killed
