@@ -483,7 +483,7 @@ check_job_size(const PpJob *job)
 		                       pp_wire_job_bytes(job), PP_TEXT_MAX)));
 }
 
-/* Fails the rows whose text no frame could carry: their own error, as if the engine had found it. */
+/* Fails the rows whose text no frame could carry, by an error of their own. */
 static void
 refuse_long_rows(PpRequest *req, int n_rows, const PpText *rows, int n_rows2, const PpText *rows2)
 {
@@ -694,17 +694,7 @@ pp_client_salt(uint8 salt[16])
 	make_salt(salt);
 }
 
-/* Reads the engine's statistics. */
-bool
-pp_client_engine_info(PpEngineInfo *info)
-{
-	Size n;
-	const char *reply = pp_client_ask(LLM_WIRE_STATS, NULL, 0, &n);
-
-	return pp_wire_get_stats((const uint8 *) reply, n, info);
-}
-
-/* ---- the supervisor's look --------------------------------------------------------------- */
+/* ---- a look from outside ------------------------------------------------------------------ */
 
 /* Reads exactly n bytes within the probe's time. */
 static bool
@@ -743,14 +733,13 @@ read_frame(int fd, llm_wire_type type, uint8 *payload, Size size, Size *n)
 	return read_exactly(fd, payload, h.length);
 }
 
-/* Asks for the statistics on a connection of its own. */
+/* Asks for the statistics on a connection of its own, which no job can hold up; never raises. */
 bool
-pp_client_probe(int *stalled_ms)
+pp_client_probe(PpEngineInfo *info)
 {
 	uint8 bytes[256];
 	uint8 reply[2048];
 	llm_wire_writer w = {.bytes = bytes, .capacity = sizeof(bytes), .grow = pp_wire_refuse};
-	PpEngineInfo info = {0};
 	Size n;
 	int fd = open_socket();
 	bool answers;
@@ -767,8 +756,7 @@ pp_client_probe(int *stalled_ms)
 	answers = send(fd, bytes, w.n, MSG_NOSIGNAL) == (ssize_t) w.n &&
 	          read_frame(fd, LLM_WIRE_WELCOME, reply, sizeof(reply), &n) &&
 	          read_frame(fd, LLM_WIRE_STATS_REPLY, reply, sizeof(reply), &n) &&
-	          pp_wire_get_stats(reply, n, &info);
+	          pp_wire_get_stats(reply, n, info);
 	close(fd);
-	*stalled_ms = info.stalled_ms;
 	return answers;
 }

@@ -125,12 +125,6 @@ extern void pp_client_free(PpRequest *req);
 /* Raises a failed row's error. */
 extern void pp_row_check(const PpJob *job, const PpRow *row);
 
-/*
- * Supervisor: true when the engine answers within 2 s; *stalled_ms: how long a running pass has
- * made no progress.
- */
-extern bool pp_client_probe(int *stalled_ms);
-
 /* What the engine says of itself, for the view status. */
 typedef struct PpEngineInfo
 {
@@ -150,8 +144,11 @@ extern void pp_client_unload(const char *path);
 extern const char *pp_client_kind(const char *path);
 extern void pp_client_salt(uint8 salt[16]);
 
-/* False when the engine does not answer. */
-extern bool pp_client_engine_info(PpEngineInfo *info);
+/*
+ * For the supervisor and the view status: false when the engine does not answer within 2 s. Never
+ * raises, and works on a connection of its own.
+ */
+extern bool pp_client_probe(PpEngineInfo *info);
 
 /* errors.c: raises engine status as an error: SQLSTATE, message, DETAIL, HINT by its kind. */
 extern _Noreturn void pp_raise(int status, const char *message);

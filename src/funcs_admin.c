@@ -268,7 +268,7 @@ pp_status(PG_FUNCTION_ARGS)
 	LWLockAcquire(pp_shared->lock, LW_SHARED);
 	memcpy(&copy, pp_shared, sizeof(copy));
 	LWLockRelease(pp_shared->lock);
-	known = copy.state == PP_ENGINE_READY && pp_client_engine_info(&info);
+	known = copy.state == PP_ENGINE_READY && pp_client_probe(&info);
 	values[i++] = CStringGetTextDatum(state_name(copy.state));
 	nulls[i] = copy.engine_pid == 0;
 	values[i++] = Int32GetDatum(copy.engine_pid);

@@ -221,8 +221,8 @@ static void
 look_at_engine(void)
 {
 	int64 age_ms = (GetCurrentTimestamp() - sup.started) / 1000;
-	int stalled_ms = 0;
-	bool answers = pp_client_probe(&stalled_ms);
+	PpEngineInfo info = {0};
+	bool answers = pp_client_probe(&info);
 
 	if (answers)
 		sup.n_missed = 0;
@@ -238,7 +238,7 @@ look_at_engine(void)
 		if (++sup.n_missed >= PROBES_MISSED_MAX)
 			kill_engine("It does not answer on its socket.");
 	}
-	else if (stalled_ms > WEDGE_LIMIT_MS)
+	else if (info.stalled_ms > WEDGE_LIMIT_MS)
 		kill_engine("A computation makes no progress.");
 	if (sup.state == PP_ENGINE_READY && age_ms > QUICK_FAILURE_MS)
 	{
