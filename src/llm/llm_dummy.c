@@ -12,11 +12,13 @@
 #include <string.h>
 
 #include "llm_alloc.h"
+#include "llm_engine_impl.h"
 #include "llm_grammar.h"
 #include "llm_unicode.h"
 
 #define DUMMY_WORDS   12
 #define DUMMY_CONTEXT 100000u
+#define ANSWER_MAX    ((size_t) 1 << 20) /* bytes of JSON: nested arrays multiply */
 
 /* Folds bytes into a hash. */
 static uint64_t
@@ -110,87 +112,268 @@ write_words(uint64_t h, uint32_t max, char *out, size_t size)
 
 /* Cuts a text at the first stop string in it. */
 static llm_finish
-apply_stops(const llm_job *job, char *text)
+apply_stops(const llm_job *job, llm_text *text)
 {
-	char *first = NULL;
+	size_t first = text->n;
+	bool found = false;
 
 	for (uint32_t i = 0; i < job->n_stops; i++)
 	{
-		char *at = job->stops[i].n > 0 ? strstr(text, job->stops[i].bytes) : NULL;
+		const llm_text *stop = &job->stops[i];
+		const char *at = stop->n > 0 ? memmem(text->bytes, text->n, stop->bytes, stop->n) : NULL;
 
-		if (at != NULL && (first == NULL || at < first))
-			first = at;
+		if (at == NULL || (found && (size_t) (at - text->bytes) >= first))
+			continue;
+		first = (size_t) (at - text->bytes);
+		found = true;
 	}
-	if (first == NULL)
-		return LLM_FINISH_END;
-	*first = '\0';
-	return LLM_FINISH_STOP;
+	text->n = first;
+	return found ? LLM_FINISH_STOP : LLM_FINISH_END;
 }
 
-/* A value that fits one property of an object schema, as far as its type goes. */
-static void
-write_value(const llm_json *schema, uint64_t h, uint64_t i, char *out, size_t size)
+/* ---- JSON ---------------------------------------------------------------------------------- */
+
+/* A text that grows; over ANSWER_MAX or without memory it fails and stays as it is. */
+typedef struct output
 {
-	const llm_json *type = llm_json_member(schema, "type");
-	char words[128];
+	char *bytes;
+	size_t n;
+	size_t capacity;
+	bool failed;
+} output;
 
-	if (llm_json_get_kind(type) == LLM_JSON_ARRAY)
-		type = llm_json_item(type, 0);
-	write_words(draw(h, i), 2, words, sizeof(words));
-	if (llm_json_is(type, "integer") || llm_json_is(type, "number"))
-		snprintf(out, size, "%u", (unsigned) (draw(h, i) % 100));
-	else if (llm_json_is(type, "boolean"))
-		snprintf(out, size, "%s", draw(h, i) % 2 ? "true" : "false");
-	else if (llm_json_is(type, "array"))
-		snprintf(out, size, "[]");
-	else if (llm_json_is(type, "object"))
-		snprintf(out, size, "{}");
-	else
-		snprintf(out, size, "\"%s\"", words);
+/* Appends bytes. */
+static void
+put(output *out, const char *bytes, size_t n)
+{
+	out->failed = out->failed || n > ANSWER_MAX - out->n;
+	if (n > out->capacity - out->n && !out->failed)
+	{
+		size_t capacity = out->capacity * 2 + n + 256;
+		char *grown = llm_realloc_array(out->bytes, capacity, 1);
+
+		out->failed = grown == NULL;
+		if (out->failed)
+			return;
+		out->bytes = grown;
+		out->capacity = capacity;
+	}
+	if (out->failed || n == 0)
+		return;
+	memcpy(out->bytes + out->n, bytes, n);
+	out->n += n;
 }
 
-/* An object with a value for each property of a schema. */
+/* Appends a C string. */
 static void
-write_json(const llm_json *schema, uint64_t h, char *out, size_t size)
+put_word(output *out, const char *s)
+{
+	put(out, s, strlen(s));
+}
+
+/* Appends a JSON string. */
+static void
+put_string(output *out, const char *s, size_t n)
+{
+	put(out, "\"", 1);
+	for (size_t i = 0; i < n; i++)
+	{
+		char escape[8];
+
+		if (s[i] == '"' || s[i] == '\\')
+			snprintf(escape, sizeof(escape), "\\%c", s[i]);
+		else if ((unsigned char) s[i] < 0x20)
+			snprintf(escape, sizeof(escape), "\\u%04x", (unsigned) s[i]);
+		else
+			snprintf(escape, sizeof(escape), "%c", s[i]);
+		put_word(out, escape);
+	}
+	put(out, "\"", 1);
+}
+
+/* Appends a value as it stands in the schema; llm_json bounds the depth. */
+static void
+put_json(output *out, const llm_json *value)
+{
+	llm_json_kind kind = llm_json_get_kind(value);
+	bool object = kind == LLM_JSON_OBJECT;
+	const char *text;
+	size_t n;
+	bool b;
+
+	if (llm_json_string(value, &text, &n))
+		put_string(out, text, n);
+	else if (llm_json_number_text(value, &text, &n))
+		put(out, text, n);
+	else if (llm_json_bool(value, &b))
+		put_word(out, b ? "true" : "false");
+	else if (kind != LLM_JSON_ARRAY && !object)
+		put_word(out, "null");
+	else
+	{
+		put_word(out, object ? "{" : "[");
+		for (uint64_t i = 0; i < llm_json_size(value); i++)
+		{
+			const llm_json *child =
+			    object ? llm_json_member_at(value, i, &text, &n) : llm_json_item(value, i);
+
+			put_word(out, i > 0 ? ", " : "");
+			if (object)
+			{
+				put_string(out, text, n);
+				put_word(out, ": ");
+			}
+			put_json(out, child);
+		}
+		put_word(out, object ? "}" : "]");
+	}
+}
+
+/* A bound of a schema, or what holds without it. */
+static uint64_t
+bound(const llm_json *schema, const char *key, uint64_t otherwise)
+{
+	uint64_t n;
+
+	return llm_json_u64(llm_json_member(schema, key), &n) ? n : otherwise;
+}
+
+/* Appends a string of words within the schema's bounds. */
+static void
+put_words(output *out, const llm_json *schema, uint64_t h)
+{
+	uint64_t min = bound(schema, "minLength", 0);
+	uint64_t max = bound(schema, "maxLength", UINT64_MAX);
+	char words[128];
+	size_t n;
+
+	write_words(h, 2, words, sizeof(words));
+	n = strlen(words);
+	put_word(out, "\"");
+	put(out, words, n < max ? n : (size_t) max);
+	for (uint64_t i = n; i < min; i++)
+		put(out, words + i % n, 1);
+	put_word(out, "\"");
+}
+
+static void put_value(output *out, const llm_json *schema, uint64_t h);
+
+/* Appends an object with all its properties. */
+static void
+put_object(output *out, const llm_json *schema, uint64_t h)
 {
 	const llm_json *properties = llm_json_member(schema, "properties");
-	size_t at = (size_t) snprintf(out, size, "{");
 
-	for (uint64_t i = 0; i < llm_json_size(properties) && at + 512 < size; i++)
+	put_word(out, "{");
+	for (uint64_t i = 0; i < llm_json_size(properties); i++)
 	{
-		char value[256];
 		const char *key;
 		size_t n_key;
 		const llm_json *property = llm_json_member_at(properties, i, &key, &n_key);
 
-		write_value(property, h, i, value, sizeof(value));
-		at += (size_t) snprintf(out + at, size - at, "%s\"%.*s\": %s", i > 0 ? ", " : "",
-		                        (int) (n_key < 128 ? n_key : 128), key, value);
+		put_word(out, i > 0 ? ", " : "");
+		put_string(out, key, n_key);
+		put_word(out, ": ");
+		put_value(out, property, draw(h, i));
 	}
-	snprintf(out + at, size - at, "}");
+	put_word(out, "}");
 }
 
-/* Generates one row. */
+/* Appends an array of as few items as may be. */
 static void
-generate(const llm_job *job, const llm_json *schema, uint32_t i, llm_row_result *result, char *text,
-         size_t size)
+put_array(output *out, const llm_json *schema, uint64_t h)
+{
+	uint64_t n = bound(schema, "minItems", 0);
+
+	put_word(out, "[");
+	for (uint64_t i = 0; i < n && !out->failed; i++)
+	{
+		put_word(out, i > 0 ? ", " : "");
+		put_value(out, llm_json_member(schema, "items"), draw(h, i));
+	}
+	put_word(out, "]");
+}
+
+/* Appends a value of a type. */
+static void
+put_typed(output *out, const llm_json *schema, const llm_json *type, uint64_t h)
+{
+	char number[16];
+
+	snprintf(number, sizeof(number), "%u", (unsigned) (h % 100));
+	if (llm_json_is(type, "integer") || llm_json_is(type, "number"))
+		put_word(out, number);
+	else if (llm_json_is(type, "boolean"))
+		put_word(out, h % 2 ? "true" : "false");
+	else if (llm_json_is(type, "null"))
+		put_word(out, "null");
+	else if (llm_json_is(type, "array"))
+		put_array(out, schema, h);
+	else if (llm_json_is(type, "object") || llm_json_member(schema, "properties") != NULL)
+		put_object(out, schema, h);
+	else
+		put_words(out, schema, h);
+}
+
+/*
+ * Appends a value that fits a schema. It was compiled to a grammar before, so that every key is one
+ * that is known, and the depth is bounded.
+ */
+static void
+put_value(output *out, const llm_json *schema, uint64_t h)
+{
+	const llm_json *values = llm_json_member(schema, "enum");
+	const llm_json *constant = llm_json_member(schema, "const");
+	const llm_json *choices = llm_json_member(schema, "anyOf");
+	const llm_json *type = llm_json_member(schema, "type");
+
+	if (choices == NULL)
+		choices = llm_json_member(schema, "oneOf");
+	if (llm_json_get_kind(type) == LLM_JSON_ARRAY)
+		type = llm_json_item(type, 0);
+	if (constant != NULL)
+		put_json(out, constant);
+	else if (llm_json_size(values) > 0)
+		put_json(out, llm_json_item(values, h % llm_json_size(values)));
+	else if (llm_json_size(choices) > 0)
+		put_value(out, llm_json_item(choices, h % llm_json_size(choices)), h);
+	else
+		put_typed(out, schema, type, h);
+}
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+/* Generates one row; out and words hold its text. */
+static void
+generate(const llm_job *job, const llm_json *schema, uint32_t i, llm_row_result *result,
+         output *out, char *words, size_t size)
 {
 	uint64_t h = row_hash(job, i);
 	uint32_t max = job->max_tokens > 0 ? job->max_tokens : 256;
 
 	result->finish = LLM_FINISH_END;
 	result->n_output = 1;
+	out->n = 0;
+	out->failed = false;
 	if (schema != NULL)
-		write_json(schema, h, text, size);
+	{
+		put_value(out, schema, h);
+		result->text = (llm_text){out->bytes, out->n};
+	}
 	else if (job->n_allowed > 0)
-		snprintf(text, size, "%s", job->allowed[draw(h, 0) % job->n_allowed].bytes);
+		result->text = job->allowed[draw(h, 0) % job->n_allowed];
 	else
 	{
-		result->n_output = write_words(h, max, text, size);
-		result->finish = apply_stops(job, text);
+		result->n_output = write_words(h, max, words, size);
+		result->text = (llm_text){words, strlen(words)};
+		result->finish = apply_stops(job, &result->text);
 	}
-	result->text = (llm_text){text, strlen(text)};
-	if ((job->flags & LLM_JOB_STREAM) && job->on_piece != NULL)
+	if (out->failed)
+		*result =
+		    (llm_row_result){.row = i,
+		                     .status = LLM_E_LIMIT,
+		                     .message = "the shortest answer that fits the schema is too long"};
+	else if ((job->flags & LLM_JOB_STREAM) && job->on_piece != NULL)
 		job->on_piece(job->user, i, result->text);
 }
 
@@ -255,7 +438,8 @@ similarity(llm_text a, llm_text b)
 
 /* Answers one row. */
 static void
-run_row(const llm_job *job, const llm_json *schema, uint32_t i, float *values)
+run_row(const llm_job *job, const llm_json *schema, uint32_t i, float *values, output *out,
+        llm_job_stats *stats)
 {
 	char text[4096] = "";
 	llm_text row =
@@ -274,7 +458,7 @@ run_row(const llm_job *job, const llm_json *schema, uint32_t i, float *values)
 		result = (llm_row_result){.row = i, .status = LLM_E_TOO_LONG, .message = text};
 	}
 	else if (job->kind == LLM_JOB_GENERATE)
-		generate(job, schema, i, &result, text, sizeof(text));
+		generate(job, schema, i, &result, out, text, sizeof(text));
 	else if (job->kind == LLM_JOB_CLASSIFY)
 	{
 		classify(job, row_hash(job, i), values);
@@ -293,7 +477,11 @@ run_row(const llm_job *job, const llm_json *schema, uint32_t i, float *values)
 		                                           : (float) unit(row_hash(job, i), 0);
 		result.n_values = 1;
 	}
-	job->on_row(job->user, &result);
+	stats->n_prompt_tokens += result.n_tokens;
+	stats->n_output_tokens += result.n_output;
+	stats->n_errors += result.status != LLM_OK;
+	if (job->on_row != NULL)
+		job->on_row(job->user, &result);
 }
 
 /* Reads a job's schema; what no other model could keep to is refused here, too. */
@@ -320,17 +508,18 @@ llm_dummy_run(const llm_job *job)
 	float *values = llm_malloc_array(n_values, sizeof(float));
 	llm_json_doc *doc = NULL;
 	llm_job_stats stats = {.n_rows = job->n_rows};
+	output out = {0};
 	llm_error err = {0};
 	llm_status status =
 	    values != NULL ? LLM_OK : llm_fail(&err, LLM_E_NOMEM, "out of memory for a job");
 
 	if (status == LLM_OK)
+		status = llm_job_check(job, &err);
+	if (status == LLM_OK)
 		status = read_schema(job, &doc, &err);
 	for (uint32_t i = 0; status == LLM_OK && i < job->n_rows && job->kind != LLM_JOB_PREWARM; i++)
-	{
-		stats.n_prompt_tokens += count_words(job->rows[i]);
-		run_row(job, doc != NULL ? llm_json_root(doc) : NULL, i, values);
-	}
+		run_row(job, doc != NULL ? llm_json_root(doc) : NULL, i, values, &out, &stats);
+	llm_free(out.bytes);
 	llm_json_free(doc);
 	llm_free(values);
 	job->on_done(job->user, status, err.message, &stats);

@@ -233,6 +233,9 @@ uint32_t llm_engine_reap(llm_engine *e);
 llm_slot *llm_slot_find(llm_engine *e, const char *name); /* under models_lock or step_mutex */
 void llm_slot_free(llm_slot *slot);
 
+/* llm_engine_job.c: what is wrong with a job for every model; from any thread */
+llm_status llm_job_check(const llm_job *job, llm_error *err);
+
 /* llm_engine_job.c: all under step_mutex */
 void llm_task_start(llm_engine *e, llm_task *task); /* hands the sequences to the scheduler */
 void llm_task_cancel(llm_engine *e, llm_task *task, llm_status status, const char *message);

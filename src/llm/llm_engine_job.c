@@ -153,26 +153,14 @@ make_stops(llm_task *task, llm_error *err)
 	return llm_stop_create(strings, bytes, job->n_stops, &task->stops, err);
 }
 
-/* Refuses what is wrong for every row. */
-static llm_status
-check_job(const llm_slot *slot, const llm_job *job, llm_error *err)
+/* Checks what is the same for every model. */
+llm_status
+llm_job_check(const llm_job *job, llm_error *err)
 {
-	const llm_arch *arch = &slot->model->arch;
-	bool decoder_only = job->kind == LLM_JOB_GENERATE || job->kind == LLM_JOB_CLASSIFY ||
-	                    job->kind == LLM_JOB_JUDGE || job->kind == LLM_JOB_LOGLIK ||
-	                    job->kind == LLM_JOB_PREWARM;
-
 	if (job->kind < LLM_JOB_GENERATE || job->kind > LLM_JOB_PREWARM)
 		return llm_fail(err, LLM_E_RANGE, "unknown kind of job %d", (int) job->kind);
 	if (job->n_rows > ROWS_MAX)
 		return llm_fail(err, LLM_E_RANGE, "a job has at most %u rows", ROWS_MAX);
-	if (decoder_only && arch->kind != LLM_KIND_GENERATE)
-		return llm_fail(err, LLM_E_UNSUPPORTED,
-		                "model \"%s\" is an %s (%s): it cannot generate or classify", slot->name,
-		                arch->decoder ? "embedder" : "encoder", arch->name);
-	if (job->kind == LLM_JOB_EMBED && arch->kind != LLM_KIND_EMBED)
-		return llm_fail(err, LLM_E_UNSUPPORTED, "model \"%s\" (%s) is not an embedding model",
-		                slot->name, arch->name);
 	if (job->kind == LLM_JOB_CLASSIFY && (job->n_labels < 2 || job->n_labels > LABELS_MAX) &&
 	    !((job->flags & LLM_JOB_MULTI) && job->n_labels == 1))
 		return llm_fail(err, LLM_E_RANGE, "classification takes 2 to %u labels, got %u", LABELS_MAX,
@@ -187,6 +175,27 @@ check_job(const llm_slot *slot, const llm_job *job, llm_error *err)
 	    (job->kind == LLM_JOB_RELEVANCE && job->n_rows2 != job->n_rows && job->n_rows2 != 1))
 		return llm_fail(err, LLM_E_RANGE, "%u rows do not go with %u", job->n_rows, job->n_rows2);
 	return llm_sample_check(&job->sample, err);
+}
+
+/* Checks a job against its model. */
+static llm_status
+check_job(const llm_slot *slot, const llm_job *job, llm_error *err)
+{
+	const llm_arch *arch = &slot->model->arch;
+	bool decoder_only = job->kind == LLM_JOB_GENERATE || job->kind == LLM_JOB_CLASSIFY ||
+	                    job->kind == LLM_JOB_JUDGE || job->kind == LLM_JOB_LOGLIK ||
+	                    job->kind == LLM_JOB_PREWARM;
+
+	if (llm_job_check(job, err) != LLM_OK)
+		return err->code;
+	if (decoder_only && arch->kind != LLM_KIND_GENERATE)
+		return llm_fail(err, LLM_E_UNSUPPORTED,
+		                "model \"%s\" is an %s (%s): it cannot generate or classify", slot->name,
+		                arch->decoder ? "embedder" : "encoder", arch->name);
+	if (job->kind == LLM_JOB_EMBED && arch->kind != LLM_KIND_EMBED)
+		return llm_fail(err, LLM_E_UNSUPPORTED, "model \"%s\" (%s) is not an embedding model",
+		                slot->name, arch->name);
+	return LLM_OK;
 }
 
 /* The most sequences a job can need. */
