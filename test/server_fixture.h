@@ -389,4 +389,41 @@ ask_stats(int fd, uint64_t id, uint32_t *n_jobs, uint32_t *stalled_ms)
 	free(f.payload);
 }
 
+/* n rows of one text. */
+static inline llm_text *
+many_rows(uint32_t n)
+{
+	llm_text *rows = malloc(n * sizeof(*rows));
+
+	for (uint32_t i = 0; i < n; i++)
+		rows[i] = one_row;
+	return rows;
+}
+
+/* Starts a server that has the tiny model loaded. */
+static inline int
+start_model(fixture *f)
+{
+	int fd;
+
+	if (!start(f, (llm_server_params){.model_directory = "test/data/models"}, 0))
+		return -1;
+	fd = greet(f);
+	CHECK(ask_type(fd, LLM_WIRE_LOAD, 100, MODEL) == LLM_WIRE_OK);
+	return fd;
+}
+
+/* A long generation on the tiny model. */
+static inline llm_job
+long_job(uint32_t n, const llm_text *rows)
+{
+	llm_job job = dummy_job(n, rows);
+
+	job.model = MODEL;
+	job.flags = LLM_JOB_RAW;
+	job.class_ = LLM_CLASS_BATCH;
+	job.max_tokens = 100;
+	return job;
+}
+
 #endif /* SERVER_FIXTURE_H */

@@ -4,8 +4,6 @@
  */
 #include "server_fixture.h"
 
-#include <limits.h>
-#include <poll.h>
 #include <sys/stat.h>
 
 /* A good HELLO, and the socket's mode. */
@@ -179,17 +177,6 @@ test_trickle(void)
 	stop(&f);
 }
 
-/* n rows of one text. */
-static llm_text *
-many_rows(uint32_t n)
-{
-	llm_text *rows = malloc(n * sizeof(*rows));
-
-	for (uint32_t i = 0; i < n; i++)
-		rows[i] = one_row;
-	return rows;
-}
-
 /* Rows that end together travel together, each once. */
 static void
 test_results_together(void)
@@ -206,161 +193,6 @@ test_results_together(void)
 	out = finish(fd, 2);
 	CHECK(out.status == LLM_OK && out.n_rows == 20000);
 	CHECK_MSG(out.n_frames < 2000, "%u frames", out.n_frames);
-	close(fd);
-	stop(&f);
-	free(rows);
-}
-
-/* Starts a server that has the tiny model loaded. */
-static int
-start_model(fixture *f)
-{
-	int fd;
-
-	if (!start(f, (llm_server_params){.model_directory = "test/data/models"}, 0))
-		return -1;
-	fd = greet(f);
-	CHECK(ask_type(fd, LLM_WIRE_LOAD, 100, MODEL) == LLM_WIRE_OK);
-	return fd;
-}
-
-/* A long generation on the tiny model. */
-static llm_job
-long_job(uint32_t n, const llm_text *rows)
-{
-	llm_job job = dummy_job(n, rows);
-
-	job.model = MODEL;
-	job.flags = LLM_JOB_RAW;
-	job.class_ = LLM_CLASS_BATCH;
-	job.max_tokens = 100;
-	return job;
-}
-
-/* Cancel of what is being received, of what runs, of what is not there. */
-static void
-test_cancel(void)
-{
-	llm_wire_writer w = fixture_writer();
-	llm_text *rows = many_rows(3000);
-	llm_job job = long_job(3000, rows);
-	fixture f;
-	outcome out;
-	frame first;
-	int fd = start_model(&f);
-
-	REQUIRE(fd >= 0);
-	fixture_put_job(&w, 2, &job);
-	fixture_put_empty(&w, LLM_WIRE_CANCEL, 2);
-	fixture_put_empty(&w, LLM_WIRE_CANCEL, 77);
-	post(fd, &w);
-	CHECK(next_error(fd, 2) == LLM_E_CANCELLED);
-	post_job(fd, 3, &job);
-	first = next(fd);
-	CHECK(first.h.type == LLM_WIRE_RESULTS);
-	free(first.payload);
-	fixture_put_empty(&w, LLM_WIRE_CANCEL, 3);
-	post(fd, &w);
-	out = finish(fd, 3);
-	CHECK_MSG(out.status == LLM_E_CANCELLED && out.n_rows < 3000, "status %d, %u rows", out.status,
-	          out.n_rows);
-	check_served(fd, 4);
-	close(fd);
-	stop(&f);
-	free(rows);
-}
-
-/* A client that goes within a frame, and one that goes while its job runs: nothing stays. */
-static void
-test_disconnect(void)
-{
-	llm_wire_writer w = fixture_writer();
-	llm_text *rows = many_rows(3000);
-	llm_job job = long_job(3000, rows);
-	uint32_t n_jobs = 1;
-	uint32_t stalled;
-	fixture f;
-	frame queue;
-	llm_wire_reader r;
-	int fd = start_model(&f);
-	int gone;
-
-	REQUIRE(fd >= 0);
-	gone = greet(&f);
-	fixture_put_job(&w, 2, &job);
-	w.n -= 10;
-	post(gone, &w);
-	close(gone);
-	gone = greet(&f);
-	post_job(gone, 2, &job);
-	queue = next(gone);
-	CHECK(queue.h.type == LLM_WIRE_RESULTS);
-	free(queue.payload);
-	close(gone);
-	for (uint64_t i = 0; n_jobs > 0 && i < PATIENCE_S * 100; i++, usleep(10000))
-		ask_stats(fd, 1000 + i, &n_jobs, &stalled);
-	CHECK(n_jobs == 0);
-	queue = ask(fd, LLM_WIRE_QUEUE, 5, NULL);
-	r = reader(&queue);
-	CHECK(llm_wire_get_u32(&r) == 0 && llm_wire_complete(&r));
-	free(queue.payload);
-	close(fd);
-	stop(&f);
-	free(rows);
-}
-
-/* True when a QUEUE reply has a job of so many rows. */
-static bool
-has_job_of(llm_wire_reader *r, uint32_t n_rows)
-{
-	bool found = false;
-
-	for (uint32_t n = llm_wire_get_u32(r); n > 0 && !r->bad; n--)
-	{
-		(void) llm_wire_get_u64(r); /* process, user */
-		(void) fixture_get_text(r);
-		(void) fixture_get_text(r);
-		(void) llm_wire_get_u8(r);
-		found = llm_wire_get_u32(r) == n_rows || found;
-		(void) llm_wire_get_u32(r);
-		for (int i = 0; i < 3; i++)
-			(void) llm_wire_get_u64(r);
-	}
-	return found && llm_wire_complete(r);
-}
-
-/* A short request is not held up by another client's long one. */
-static void
-test_fairness(void)
-{
-	llm_text *rows = many_rows(3000);
-	llm_job job = long_job(3000, rows);
-	llm_job brief = long_job(1, rows);
-	fixture f;
-	frame first;
-	struct pollfd none;
-	int crowd = start_model(&f);
-	int fd;
-
-	REQUIRE(crowd >= 0);
-	fd = greet(&f);
-	post_job(crowd, 2, &job);
-	first = next(crowd);
-	CHECK(first.h.type == LLM_WIRE_RESULTS);
-	free(first.payload);
-	brief.class_ = LLM_CLASS_INTERACTIVE;
-	post_job(fd, 2, &brief);
-	CHECK(finish(fd, 2).n_rows == 1);
-	{
-		frame queue = ask(fd, LLM_WIRE_QUEUE, 3, NULL);
-		llm_wire_reader r = reader(&queue);
-
-		CHECK_MSG(has_job_of(&r, 3000), "the long job has ended before the short one");
-		free(queue.payload);
-	}
-	none = (struct pollfd){.fd = fd, .events = POLLIN};
-	CHECK(poll(&none, 1, 0) == 0);
-	close(crowd);
 	close(fd);
 	stop(&f);
 	free(rows);
@@ -643,91 +475,6 @@ test_crash(void)
 	clean(&f);
 }
 
-/* Models: a folder made after the start, long names, paths that lead outside, unknown ones. */
-static void
-test_models(void)
-{
-	char models[128];
-	char target[PATH_MAX];
-	char name[200] = "";
-	fixture f = {0};
-	frame reply;
-	llm_wire_reader r;
-	int fd;
-
-	snprintf(models, sizeof(models), "/tmp/prepack-models-%d", (int) getpid());
-	REQUIRE(realpath("test/data/models", target) != NULL);
-	REQUIRE(start(&f, (llm_server_params){.model_directory = models}, 0));
-	fd = greet(&f);
-	CHECK(ask_error(fd, LLM_WIRE_LOAD, 2, MODEL) == LLM_E_NOT_FOUND);
-	REQUIRE(symlink(target, models) == 0);
-	for (int i = 0; i < 60; i++)
-		strncat(name, "./", sizeof(name) - strlen(name) - 1);
-	strncat(name, MODEL, sizeof(name) - strlen(name) - 1);
-	CHECK(ask_error(fd, LLM_WIRE_LOAD, 3, "nobody") == LLM_E_NOT_FOUND);
-	CHECK(ask_error(fd, LLM_WIRE_LOAD, 4, "../tokenizer") == LLM_E_RANGE);
-	CHECK(ask_error(fd, LLM_WIRE_LOAD, 5, "/etc/passwd") == LLM_E_RANGE);
-	CHECK(ask_error(fd, LLM_WIRE_UNLOAD, 6, name) == LLM_E_NOT_FOUND);
-	CHECK(ask_type(fd, LLM_WIRE_INSPECT, 7, MODEL) == LLM_WIRE_OK);
-	CHECK(ask_error(fd, LLM_WIRE_INSPECT, 8, "english.txt") != LLM_OK);
-	CHECK(ask_type(fd, LLM_WIRE_LOAD, 9, name) == LLM_WIRE_OK);
-	CHECK(ask_type(fd, LLM_WIRE_LOAD, 10, name) == LLM_WIRE_OK);
-	reply = ask(fd, LLM_WIRE_MODELS, 11, NULL);
-	r = reader(&reply);
-	CHECK(llm_wire_get_u32(&r) == 1 && fixture_get_text(&r).n == strlen(name));
-	free(reply.payload);
-	CHECK(ask_type(fd, LLM_WIRE_UNLOAD, 12, name) == LLM_WIRE_OK);
-	CHECK(ask_error(fd, LLM_WIRE_UNLOAD, 13, name) == LLM_E_NOT_FOUND);
-	unlink(models);
-	close(fd);
-	stop(&f);
-}
-
-/* The prefixes of a salt, asked for in one frame. */
-static uint32_t
-count_prefixes(int fd, uint64_t id, const llm_salt *salt)
-{
-	llm_wire_writer w = fixture_writer();
-	llm_wire_reader r;
-	uint32_t n;
-	frame f;
-
-	llm_wire_begin(&w, LLM_WIRE_PREFIXES, id);
-	llm_wire_put(&w, salt->bytes, sizeof(salt->bytes));
-	llm_wire_end(&w);
-	post(fd, &w);
-	f = next(fd);
-	CHECK(!f.end && f.h.type == LLM_WIRE_PREFIXES_REPLY && f.h.id == id);
-	r = reader(&f);
-	n = llm_wire_get_u32(&r);
-	free(f.payload);
-	return n;
-}
-
-/* Pieces of a stream, and the prefixes that a role sees: its own. */
-static void
-test_stream_and_prefixes(void)
-{
-	llm_salt other = {{0}};
-	llm_job job = long_job(1, &one_row);
-	fixture f;
-	outcome out;
-	int fd = start_model(&f);
-
-	REQUIRE(fd >= 0);
-	memset(job.salt.bytes, 7, sizeof(job.salt.bytes));
-	job.flags |= LLM_JOB_STREAM | LLM_JOB_KEEP;
-	job.instruction = LLM_TEXT("one two three four five six seven ");
-	post_job(fd, 2, &job);
-	out = finish(fd, 2);
-	CHECK_MSG(out.status == LLM_OK && out.n_rows == 1 && out.n_pieces > 1, "status %d, %u pieces",
-	          out.status, out.n_pieces);
-	CHECK(count_prefixes(fd, 3, &job.salt) > 0);
-	CHECK(count_prefixes(fd, 4, &other) == 0);
-	close(fd);
-	stop(&f);
-}
-
 int
 main(void)
 {
@@ -738,9 +485,6 @@ main(void)
 	RUN(stalled);
 	RUN(trickle);
 	RUN(results_together);
-	RUN(cancel);
-	RUN(disconnect);
-	RUN(fairness);
 	RUN(sigterm);
 	RUN(socket_taken);
 	RUN(too_many_clients);
@@ -749,7 +493,5 @@ main(void)
 	RUN(hang);
 	RUN(faults_refused);
 	RUN(crash);
-	RUN(models);
-	RUN(stream_and_prefixes);
 	return test_summary("server");
 }

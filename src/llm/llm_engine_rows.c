@@ -12,6 +12,9 @@
 #include "llm_alloc.h"
 #include "llm_check.h"
 
+#define TOKEN_BYTES_USUAL 16u /* shorter texts are tokenised without more ado */
+#define SHRINK_MAX        3u  /* composed characters take at least this part of their bytes */
+
 /* Records that a row fails, before the task runs. */
 static void
 row_refuse(llm_task *task, uint32_t row, const llm_error *why)
@@ -76,6 +79,42 @@ too_long(const llm_slot *slot, uint64_t n_tokens, llm_error *err)
 	                (unsigned long long) n_tokens, slot->name, slot->n_ctx);
 }
 
+/* The bytes of the longest token that text can give. */
+static size_t
+longest_token(const llm_tokenizer *t)
+{
+	size_t longest = 1;
+
+	for (uint32_t i = 0; i < llm_tokenizer_n_vocab(t); i++)
+	{
+		size_t n = 0;
+
+		(void) llm_token_bytes(t, (int32_t) i, false, &n);
+		longest = n > longest ? n : longest;
+	}
+	return longest;
+}
+
+/*
+ * A text that cannot fit even if all its tokens were the longest there is, is refused before it is
+ * tokenised: a huge one must not cost what it cannot give. Composing characters may shorten a text,
+ * to a third at most.
+ */
+static llm_status
+check_size(const llm_slot *slot, const llm_job *job, llm_text text, llm_error *err)
+{
+	size_t n_min;
+
+	if ((job->flags & LLM_JOB_TRUNCATE) || text.n / TOKEN_BYTES_USUAL <= slot->n_ctx)
+		return LLM_OK;
+	n_min = text.n / SHRINK_MAX / longest_token(slot->model->tokenizer);
+	if (n_min <= slot->n_ctx)
+		return LLM_OK;
+	return llm_fail(err, LLM_E_TOO_LONG,
+	                "prompt has at least %zu tokens, the limit of model \"%s\" is %u", n_min,
+	                slot->name, slot->n_ctx);
+}
+
 /* Appends a run of ids; a run may be empty. */
 static int32_t *
 append_ids(int32_t *at, const int32_t *ids, size_t n)
@@ -98,8 +137,10 @@ seq_fill(const llm_slot *slot, llm_seq *seq, const llm_chat_frame *f, llm_text t
 	uint32_t reserve = n_nodes + (seq->kind == LLM_SEQ_GENERATE ? 1 : 0);
 	llm_tokens middle = {0};
 	uint64_t n_fixed = (uint64_t) f->head.n + f->tail.n + reserve;
-	llm_status status = llm_chat_frame_input(f, text.bytes, text.n, &middle, err);
+	llm_status status = check_size(slot, &task->job, text, err);
 
+	if (status == LLM_OK)
+		status = llm_chat_frame_input(f, text.bytes, text.n, &middle, err);
 	if (status == LLM_OK && n_fixed + middle.n > slot->n_ctx)
 	{
 		if (!(task->job.flags & LLM_JOB_TRUNCATE) || n_fixed >= slot->n_ctx)

@@ -13,6 +13,10 @@
  * request that could not start. Other requests have one reply. Closing the socket cancels all its
  * requests.
  *
+ * Progress needs no frame of its own: rows come as they end, a stream's pieces as they are made,
+ * and QUEUE tells rows and tokens of every request. Nor does a sign of life: STATS is answered by a
+ * thread that waits for nothing, and tells for how long the running pass has lasted.
+ *
  * Both sides include this file and check every length against what is left: a reader that runs past
  * its frame turns bad, stays bad, and gives zeros. A frame that breaks a rule gets an ERROR with
  * request id 0, and the connection is closed.
