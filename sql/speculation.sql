@@ -59,6 +59,18 @@ SELECT usable, reason FROM prepack.explain_match($$SELECT id, weight FROM sale W
 SELECT usable, reason FROM prepack.explain_match($$SELECT name FROM customer$$);
 SELECT prepack.reset_speculation();
 
+-- a table that the query does not read, joined along a foreign key that is never null
+CREATE TABLE line (id int PRIMARY KEY, sale_id int NOT NULL REFERENCES sale, pieces int);
+INSERT INTO line SELECT i, i % 400 + 1, i % 6 FROM generate_series(1, 900) i;
+SELECT prepack.materialize($$SELECT l.sale_id, l.pieces, s.amount FROM line l JOIN sale s ON s.id = l.sale_id$$) > 0
+    AS built;
+SELECT check_answer('SELECT sale_id, sum(pieces) FROM line WHERE pieces > 1 GROUP BY sale_id');
+SELECT check_answer('SELECT count(*) FROM sale');
+ALTER TABLE line ALTER sale_id DROP NOT NULL;
+SELECT check_answer('SELECT sale_id, sum(pieces) FROM line WHERE pieces > 1 GROUP BY sale_id');
+DROP TABLE line;
+SELECT prepack.reset_speculation();
+
 -- 7: grouping
 SELECT prepack.materialize($$SELECT customer_id, day, count(*), count(note), sum(amount), avg(amount),
     min(quantity), max(note), sum(quantity), avg(quantity) FROM sale GROUP BY customer_id, day$$) > 0 AS built;

@@ -56,6 +56,13 @@
 #define PP_FLATTEN_JOIN_ALIASES(query, node) flatten_join_alias_vars(query, node)
 #endif
 
+/* 18: constraints may be declared and not enforced. */
+#if PG_VERSION_NUM >= 180000
+#define PP_CONSTRAINT_ENFORCED(constraint) ((constraint)->conenforced)
+#else
+#define PP_CONSTRAINT_ENFORCED(constraint) true
+#endif
+
 /* 18: grouping expressions are Vars of a range table entry of their own. */
 #if PG_VERSION_NUM >= 180000
 #define PP_HAS_GROUP_RTE(query)        ((query)->hasGroupRTE)

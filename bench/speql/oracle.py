@@ -43,7 +43,8 @@ class Table:
     def create(self, rng):
         """The statements that make and fill it."""
         yield f"DROP TABLE IF EXISTS {self.name} CASCADE"
-        yield "CREATE TABLE %s (%s)" % (self.name, ", ".join(f"{c} {t}" for c, t in self.columns))
+        yield "CREATE TABLE %s (%s%s)" % (self.name, ", ".join(f"{c} {t}" for c, t in self.columns),
+                                          rng.choice([", PRIMARY KEY (id)", ", PRIMARY KEY (id)", ""]))
         rows = []
         for i in range(rng.choice([0, 1, 7, 30, 60])):
             values = [str(i)]
@@ -52,6 +53,12 @@ class Table:
         if rows:
             yield "INSERT INTO %s VALUES %s" % (self.name, ", ".join(rows))
         yield f"ANALYZE {self.name}"
+
+    def references(self, rng, other):
+        """Tries to make k a foreign key that is never null; the rows may not allow it."""
+        yield f"DELETE FROM {self.name} WHERE k IS NULL OR k NOT IN (SELECT id FROM {other.name})"
+        yield f"ALTER TABLE {self.name} ALTER k SET NOT NULL"
+        yield f"ALTER TABLE {self.name} ADD FOREIGN KEY (k) REFERENCES {other.name}"
 
 
 class Item:
@@ -176,7 +183,7 @@ class Query:
     def edit(self):
         """Changes one thing, as a person would."""
         rng = self.rng
-        how = rng.choice(["constant", "constant", "constant", "add", "remove", "output", "unoutput", "group",
+        how = rng.choice(["constant", "constant", "constant", "add", "remove", "unjoin", "unjoin", "output", "unoutput", "group",
                           "ungroup", "join", "order", "limit", "distinct", "having", "swap"])
         if how == "constant" and self.where:
             i = rng.randrange(len(self.where))
@@ -203,6 +210,8 @@ class Query:
             self.grouping_sets = self.grouping_sets and len(self.groups) > 1
         elif how == "join" and len(self.items) < 4:
             self.add_join()
+        elif how == "unjoin" and self.joins:
+            self.unjoin()
         elif how == "order":
             self.ordered = not self.ordered
         elif how == "limit":
@@ -213,6 +222,16 @@ class Query:
             self.having = [] if self.having else [f"count(*) > {rng.randint(0, 2)}"]
         elif how == "swap" and len(self.where) > 1:
             rng.shuffle(self.where)
+
+    def unjoin(self):
+        """Takes the last table off, with all that mentions it."""
+        gone = self.joins.pop()[1]
+        self.items.remove(gone)
+        dot = gone.alias + "."
+        for name in ("where", "groups", "outputs", "having"):
+            setattr(self, name, [e for e in getattr(self, name) if dot not in e])
+        self.outputs = self.outputs or ["count(*)" if self.grouped else self.items[0].alias + ".id"]
+        self.grouping_sets = self.grouping_sets and len(self.groups) > 1
 
     # ---- text ----
 
@@ -316,6 +335,12 @@ class Oracle:
         for table in tables:
             for statement in table.create(rng):
                 self.run(statement)
+        for table in tables[1:] if rng.random() < 0.5 else []:
+            try:
+                for statement in table.references(rng, rng.choice(tables[:tables.index(table)])):
+                    self.run(statement)
+            except psycopg2.Error:
+                pass  # the other one has no primary key
         for _ in range(4):
             query = Query(rng, tables)
             for superset in rng.choice([(False,), (True,), (False, True)]):

@@ -320,9 +320,7 @@ add_items(SpeqlForm *form, Node *node, ParamListInfo params)
 	}
 }
 
-/*
- * ---- classes -----------------------------------------------------------------------------------
- */
+/* ---- classes ----------------------------------------------------------------------------- */
 
 /* True when values that are equal are also identical, so that one may be shown for the other. */
 static bool
@@ -396,9 +394,7 @@ make_classes(List *conjuncts)
 	return classes;
 }
 
-/*
- * ---- the form -----------------------------------------------------------------------------------
- */
+/* ---- the form ---------------------------------------------------------------------------- */
 
 /* Resolves join aliases and grouping columns, folds constants: everything but FROM and WHERE. */
 static void

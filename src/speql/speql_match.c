@@ -24,11 +24,11 @@ typedef struct Search
 	SpeqlMatch *result;
 	bool *used; /* of q's items */
 	int n_tried;
+	int n_best;         /* most items that an attempt mapped */
+	SpeqlReason reason; /* why that one failed */
 } Search;
 
-/*
- * ---- renumbering ------------------------------------------------------------------------------
- */
+/* ---- renumbering ------------------------------------------------------------------------- */
 
 typedef struct RemapContext
 {
@@ -147,9 +147,7 @@ speql_same_set(List *a, List *b)
 	return list_difference(a, b) == NIL && list_difference(b, a) == NIL;
 }
 
-/*
- * ---- conditions (steps 2 to 4) ----------------------------------------------------------------
- */
+/* ---- conditions (steps 2 to 4) ----------------------------------------------------------- */
 
 /* True for column = column of one class, written with two columns. */
 static bool
@@ -190,7 +188,7 @@ represent_all(List *conditions, List *classes)
 static bool
 match_conditions(SpeqlMapping *m)
 {
-	List *v = (List *) speql_remap((Node *) m->v->conjuncts, m);
+	List *v = (List *) speql_remap((Node *) list_difference_ptr(m->v->conjuncts, m->implied), m);
 	List *by_q = represent_all(m->q->conjuncts, m->q->classes);
 	List *by_v = represent_all(v, m->classes);
 	ListCell *lc;
@@ -218,9 +216,7 @@ match_conditions(SpeqlMapping *m)
 	return true;
 }
 
-/*
- * ---- tables (steps 0 and 1) -------------------------------------------------------------------
- */
+/* ---- tables (steps 0 and 1) -------------------------------------------------------------- */
 
 /* True when two range table entries may be the same; what depends on the mapping comes later. */
 static bool
@@ -307,12 +303,19 @@ try_mapping(Search *s, Node **chosen)
 {
 	SpeqlMapping *m = &s->m;
 	Bitmapset *covered = NULL;
+	List *extra = NIL;
 	ListCell *lc;
 	int i = 0;
 
 	s->n_tried++;
 	foreach (lc, m->v->items)
 	{
+		if (chosen[i] == NULL)
+		{
+			extra = lappend(extra, lfirst(lc));
+			i++;
+			continue;
+		}
 		if (!same_tree(m, lfirst(lc), chosen[i]))
 		{
 			m->reason = IsA(lfirst(lc), JoinExpr) ? SPEQL_R_OUTER_JOIN : SPEQL_R_SUBQUERY;
@@ -320,6 +323,9 @@ try_mapping(Search *s, Node **chosen)
 		}
 		covered = bms_union(covered, indexes_of(chosen[i++]));
 	}
+	m->reason = SPEQL_R_TABLES;
+	if (list_length(extra) == i || !speql_keys_take_off(m->v, extra, &m->implied))
+		return false;
 	m->covered = covered;
 	m->others = NIL;
 	i = 0;
@@ -333,8 +339,26 @@ try_mapping(Search *s, Node **chosen)
 	if (s->result->query == NULL)
 		return false;
 	s->result->compensation = list_concat_copy(m->joins, m->compensation);
-	s->result->n_items = list_length(m->v->items);
+	s->result->n_items = list_length(m->v->items) - list_length(extra);
 	return true;
+}
+
+/* Tries a complete mapping, and keeps the reason of the one that came furthest. */
+static bool
+attempt(Search *s, Node **chosen)
+{
+	int n = 0;
+
+	for (int i = 0; i < list_length(s->m.v->items); i++)
+		n += chosen[i] != NULL;
+	if (try_mapping(s, chosen))
+		return true;
+	if (n > s->n_best)
+	{
+		s->n_best = n;
+		s->reason = s->m.reason;
+	}
+	return false;
 }
 
 /* Chooses an item of q for the i-th item of v and those after it. */
@@ -346,7 +370,7 @@ search(Search *s, int i, Node **chosen)
 
 	check_stack_depth();
 	if (i == list_length(s->m.v->items))
-		return try_mapping(s, chosen);
+		return attempt(s, chosen);
 	foreach (lc, s->m.q->items)
 	{
 		bool found;
@@ -360,12 +384,15 @@ search(Search *s, int i, Node **chosen)
 		if (found || s->n_tried >= MAX_MAPPINGS)
 			return found;
 	}
-	return false;
+	/* Or it is a table that the query does not read. */
+	if (!IsA(list_nth(s->m.v->items, i), RangeTblRef))
+		return false;
+	s->m.map[list_nth_node(RangeTblRef, s->m.v->items, i)->rtindex] = 0;
+	chosen[i] = NULL;
+	return search(s, i + 1, chosen);
 }
 
-/*
- * ---- set operations ----------------------------------------------------------------------------
- */
+/* ---- set operations ---------------------------------------------------------------------- */
 
 /* A set operation without what comes on top of it. */
 static Query *
@@ -407,7 +434,8 @@ speql_match(const SpeqlForm *q, const SpeqlCandidate *c, SpeqlMatch *result)
 {
 	Search s = {.m = {.q = q, .v = c->form, .reason = SPEQL_R_TABLES},
 	            .candidate = c,
-	            .result = result};
+	            .result = result,
+	            .reason = SPEQL_R_TABLES};
 	Node **chosen;
 
 	memset(result, 0, sizeof(*result));
@@ -417,11 +445,11 @@ speql_match(const SpeqlForm *q, const SpeqlCandidate *c, SpeqlMatch *result)
 		return;
 	}
 	result->reason = SPEQL_R_TABLES;
-	if (c->form->items == NIL || list_length(c->form->items) > list_length(q->items))
+	if (c->form->items == NIL)
 		return;
 	s.m.map = palloc0(sizeof(int) * (list_length(c->form->query->rtable) + 1));
 	s.used = palloc0(sizeof(bool) * list_length(q->items));
 	chosen = palloc0(sizeof(Node *) * list_length(c->form->items));
 	if (!search(&s, 0, chosen))
-		result->reason = s.m.reason;
+		result->reason = s.reason;
 }

@@ -94,8 +94,20 @@ typedef struct SpeqlMapping
 	List *compensation; /* q's conjuncts that are still to be tested on top */
 	List *joins;        /* those of them that make columns identical, with v's classes only */
 	List *others;       /* q's items that the table does not stand for */
+	List *implied;      /* v's conjuncts that hold because of keys: of tables that q does not read */
 	SpeqlReason reason; /* the furthest that any attempt got */
 } SpeqlMapping;
+
+/* ---- keys (speql_keys.c) ---- */
+
+/*
+ * True when items of a definition neither drop nor multiply its rows. *implied: the conditions that
+ * hold for every row because of that.
+ */
+extern bool speql_keys_take_off(const SpeqlForm *v, List *items, List **implied);
+
+/* The columns of a relation's primary key, as integers; NIL when it has none. */
+extern List *speql_keys_primary(Oid relid);
 
 /* v's expression in q's numbering; the mapping must be complete for what it reads. */
 extern Node *speql_remap(Node *expr, const SpeqlMapping *m);

@@ -74,6 +74,18 @@ usable_now(const SpeqlCandidate *c)
 	return false;
 }
 
+/* True when a table and a block read some relation in common. */
+static bool
+share_relation(const SpeqlCandidate *c, List *relids)
+{
+	ListCell *lc;
+
+	foreach (lc, c->relids)
+		if (list_member_oid(relids, lfirst_oid(lc)))
+			return true;
+	return false;
+}
+
 /* The best table for a block, with the block over it, or NULL. */
 static SpeqlCandidate *
 best_candidate(Finder *f, const SpeqlForm *form, SpeqlMatch *best)
@@ -88,7 +100,7 @@ best_candidate(Finder *f, const SpeqlForm *form, SpeqlMatch *best)
 		SpeqlCandidate *c = lfirst(lc);
 		SpeqlMatch m;
 
-		if (list_difference_oid(c->relids, relids) != NIL)
+		if (!share_relation(c, relids))
 			continue;
 		speql_match(form, c, &m);
 		if (m.query == NULL)

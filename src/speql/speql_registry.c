@@ -75,9 +75,7 @@ typedef struct CachedForm
 static HTAB *forms = NULL;
 static List *to_publish = NIL; /* of SpeqlTable, in TopTransactionContext */
 
-/*
- * ---- names and counters -------------------------------------------------------------------------
- */
+/* ---- names and counters ------------------------------------------------------------------ */
 
 /* The word for a reason. */
 const char *

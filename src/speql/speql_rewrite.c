@@ -11,6 +11,7 @@
 #include "speql_match.h"
 
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -20,6 +21,7 @@
 #include "rewrite/rewriteManip.h"
 #include "storage/lockdefs.h"
 #include "utils/lsyscache.h"
+#include "utils/typcache.h"
 
 #include "compat.h"
 
@@ -37,6 +39,8 @@ typedef struct Rewrite
 	List *classes;      /* those that may be used for the expression at hand */
 	List *outputs;      /* the table's outputs, with classes represented; parallel to m->outputs */
 	int *renumber;      /* q's range table index → the new block's; 0: stands in the table */
+	Bitmapset *back;    /* tables that are joined back for columns that the table lacks */
+	int missing;        /* the first table of which a column was missing */
 	int depth;          /* of subqueries */
 	SpeqlReason reason; /* of the first thing that could not be had */
 } Rewrite;
@@ -44,9 +48,7 @@ typedef struct Rewrite
 /* The table is entry 1 of every block that it is put in. */
 #define TABLE_INDEX 1
 
-/*
- * ---- the table's columns ------------------------------------------------------------------------
- */
+/* ---- the table's columns ----------------------------------------------------------------- */
 
 /* A Var of the table's i-th output (from 1). */
 static Var *
@@ -120,6 +122,11 @@ rewrite_var(Rewrite *r, Var *var)
 	Var *own = copyObject(var);
 	int column;
 
+	own->varlevelsup = 0;
+	column = bms_is_member(var->varno, r->m->covered) ? find_output(r, (Node *) own) : 0;
+	if (column != 0)
+		return (Node *) table_column(r, column);
+	own->varlevelsup = var->varlevelsup;
 	if (r->renumber[var->varno] != 0)
 	{
 		Bitmapset **nulling = PP_VAR_NULLING_RELS(own);
@@ -134,9 +141,9 @@ rewrite_var(Rewrite *r, Var *var)
 			*nulling = mapped;
 		return (Node *) own;
 	}
-	own->varlevelsup = 0;
-	column = find_output(r, (Node *) own);
-	return column ? (Node *) table_column(r, column) : fail(r, SPEQL_R_COLUMN);
+	if (r->missing == 0)
+		r->missing = var->varno;
+	return fail(r, SPEQL_R_COLUMN);
 }
 
 /* An aggregate of the block over a grouped table. */
@@ -483,11 +490,53 @@ rewrite_upper(Rewrite *r, Query *block)
 		block->hasTargetSRFs = false;
 }
 
-/* Builds the block one way. */
-static Query *
-build(SpeqlMapping *m, const SpeqlCandidate *c, Mode mode)
+/* A condition that ties a table that is joined back to its row: column of the one = of the other. */
+static Node *
+key_condition(Rewrite *r, int index, AttrNumber column)
 {
-	Rewrite r = {.m = m, .mode = mode, .reason = SPEQL_OK_EXACT};
+	Oid relid = rt_fetch(index, r->m->q->query->rtable)->relid;
+	Oid type, collation, equality;
+	int32 typmod, output;
+	Var *own, *back;
+
+	get_atttypetypmodcoll(relid, column, &type, &typmod, &collation);
+	own = makeVar(index, column, type, typmod, collation, 0);
+	output = find_output(r, (Node *) own);
+	equality = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
+	if (output == 0 || !OidIsValid(equality))
+		return fail(r, SPEQL_R_COLUMN);
+	back = makeVar(r->renumber[index], column, type, typmod, collation, 0);
+	return (Node *) make_opclause(equality, BOOLOID, false, (Expr *) table_column(r, output),
+	                              (Expr *) back, InvalidOid, collation);
+}
+
+/* Joins tables back by their primary keys; adds to FROM and to the conditions. */
+static List *
+join_back(Rewrite *r, List **from)
+{
+	List *conditions = NIL;
+	ListCell *lc;
+	int i = -1;
+
+	use_classes(r, r->m->q->classes);
+	while ((i = bms_next_member(r->back, i)) >= 0)
+	{
+		RangeTblRef *ref = makeNode(RangeTblRef);
+
+		ref->rtindex = r->renumber[i];
+		*from = lappend(*from, ref);
+		foreach (lc, speql_keys_primary(rt_fetch(i, r->m->q->query->rtable)->relid))
+			conditions = lappend(conditions, key_condition(r, i, lfirst_int(lc)));
+	}
+	return conditions;
+}
+
+/* Builds the block one way. *missing: a table that lacked a column, if that was what failed. */
+static Query *
+build(SpeqlMapping *m, const SpeqlCandidate *c, Mode mode, Bitmapset *back, int *missing)
+{
+	Rewrite r = {.m = m, .mode = mode, .back = back, .reason = SPEQL_OK_EXACT};
+	int i = -1;
 	Query *block = copyObject(m->q->query);
 	List *from, *conditions = NIL;
 	RangeTblRef *table = makeNode(RangeTblRef);
@@ -497,6 +546,8 @@ build(SpeqlMapping *m, const SpeqlCandidate *c, Mode mode)
 	r.renumber = palloc0(sizeof(int) * (list_length(block->rtable) + 1));
 	foreach (lc, m->others)
 		number_item(&r, lfirst(lc), &next);
+	while ((i = bms_next_member(back, i)) >= 0)
+		r.renumber[i] = next++;
 	table->rtindex = TABLE_INDEX;
 	from = list_make1(table);
 	foreach (lc, m->others)
@@ -505,7 +556,7 @@ build(SpeqlMapping *m, const SpeqlCandidate *c, Mode mode)
 		read_positions(&r, block);
 	else
 	{
-		conditions = new_conditions(&r);
+		conditions = list_concat(join_back(&r, &from), new_conditions(&r));
 		rewrite_upper(&r, block);
 		if (mode == MODE_FLAT)
 			flatten_block(block, &conditions);
@@ -517,7 +568,45 @@ build(SpeqlMapping *m, const SpeqlCandidate *c, Mode mode)
 	PP_COPY_PERMISSION_LIST(block, m->q->source);
 	restore_names(block, m->q->source);
 	m->reason = r.reason;
+	*missing = r.missing;
 	return r.reason == SPEQL_OK_EXACT ? block : NULL;
+}
+
+/* True when a column that the table lacks can be had from its own table, by the primary key. */
+static bool
+can_join_back(const SpeqlMapping *m, Mode mode, int index, const Bitmapset *back)
+{
+	ListCell *lc;
+	RangeTblEntry *rte;
+
+	if (mode != MODE_ABOVE || index == 0 || m->v->query->distinctClause ||
+	    bms_is_member(index, back))
+		return false;
+	rte = rt_fetch(index, m->q->query->rtable);
+	if (rte->rtekind != RTE_RELATION || speql_keys_primary(rte->relid) == NIL ||
+	    has_subclass(rte->relid))
+		return false;
+	/* Below an outer join there may be no row to join back to. */
+	foreach (lc, m->q->items)
+		if (IsA(lfirst(lc), RangeTblRef) && lfirst_node(RangeTblRef, lc)->rtindex == index)
+			return true;
+	return false;
+}
+
+/* Builds the block, with tables joined back where that gives what is missing. */
+static Query *
+build_with_back(SpeqlMapping *m, const SpeqlCandidate *c, Mode mode, Bitmapset **back)
+{
+	int missing;
+	Query *block = build(m, c, mode, NULL, &missing);
+
+	*back = NULL;
+	while (block == NULL && m->reason == SPEQL_R_COLUMN && can_join_back(m, mode, missing, *back))
+	{
+		*back = bms_add_member(*back, missing);
+		block = build(m, c, mode, *back, &missing);
+	}
+	return block;
 }
 
 /* Builds the block over the table. */
@@ -526,20 +615,21 @@ speql_rewrite(SpeqlMapping *m, const SpeqlCandidate *c, SpeqlReason *kind)
 {
 	Mode mode;
 	Query *block;
+	Bitmapset *back;
 
 	m->reason = choose_mode(m, &mode);
 	if (m->reason != SPEQL_OK_EXACT)
 		return NULL;
-	block = build(m, c, mode);
+	block = build_with_back(m, c, mode, &back);
 	/* The same groups, but an aggregate is only there in parts. */
 	if (block == NULL && mode == MODE_FLAT && m->reason == SPEQL_R_AGGREGATE && m->groups &&
 	    !m->v->query->havingQual && !only_itself(m->v->query))
 	{
 		mode = MODE_REGROUP;
-		block = build(m, c, mode);
+		block = build_with_back(m, c, mode, &back);
 	}
-	*kind = mode == MODE_REGROUP                              ? SPEQL_OK_ROLLUP
-	        : m->joins || m->compensation || m->others != NIL ? SPEQL_OK_RANGE
-	                                                          : SPEQL_OK_EXACT;
+	*kind = mode == MODE_REGROUP                               ? SPEQL_OK_ROLLUP
+	        : m->joins || m->compensation || m->others || back ? SPEQL_OK_RANGE
+	                                                           : SPEQL_OK_EXACT;
 	return block;
 }

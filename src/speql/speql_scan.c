@@ -37,9 +37,7 @@ typedef struct SpeculationState
 	int n_columns;
 } SpeculationState;
 
-/*
- * ---- the facts in custom_private ----------------------------------------------------------------
- */
+/* ---- the facts in custom_private --------------------------------------------------------- */
 
 /* A table's facts as a list of nodes that copyObject can copy. */
 static List *

@@ -1,0 +1,200 @@
+/*
+ * speql_keys.c: what keys say about the rows of a definition.
+ *
+ * A table of the definition that the query does not read may be left out of account when joining it
+ * neither drops nor multiplies rows: it is joined along a validated foreign key whose columns are
+ * never null, all of the key and nothing else (Goldstein and Larson, section 3.2). Such tables are
+ * taken off one after the other.
+ */
+#include "speql_match.h"
+
+#include "access/htup_details.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_inherits.h"
+#include "nodes/bitmapset.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+
+/* True for a constraint that every row satisfies at every moment. */
+static bool
+constraint_holds(Oid constraint)
+{
+	HeapTuple tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
+	bool holds = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_constraint c = (Form_pg_constraint) GETSTRUCT(tuple);
+
+		holds = c->convalidated && !c->condeferrable && PP_CONSTRAINT_ENFORCED(c);
+		ReleaseSysCache(tuple);
+	}
+	return holds;
+}
+
+/* True when a column can never be null. */
+static bool
+never_null(Relation rel, AttrNumber column)
+{
+	return TupleDescAttr(RelationGetDescr(rel), column - 1)->attnotnull;
+}
+
+/* True when the conditions are column = column, key column for key column, of a foreign key. */
+static bool
+conditions_follow_key(List *conditions, const ForeignKeyCacheInfo *key, int from, int to)
+{
+	if (list_length(conditions) != key->nkeys)
+		return false;
+	for (int i = 0; i < key->nkeys; i++)
+	{
+		bool found = false;
+		ListCell *lc;
+
+		foreach (lc, conditions)
+		{
+			OpExpr *op = lfirst(lc);
+			Var *a = linitial(op->args), *b = lsecond(op->args);
+
+			if (a->varno == to)
+			{
+				Var *swap = a;
+
+				a = b;
+				b = swap;
+			}
+			found = found || (a->varno == from && b->varno == to && a->varattno == key->conkey[i] &&
+			                  b->varattno == key->confkey[i]);
+		}
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+/* True when the constraints of a relation speak of all rows that are read by its name. */
+static bool
+keys_cover_all(Oid relid)
+{
+	return get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE || !has_subclass(relid);
+}
+
+/* True when every row of one relation has exactly one partner in another by these conditions. */
+static bool
+joined_along_key(const SpeqlForm *v, List *conditions, int from, int to)
+{
+	Oid from_relid = rt_fetch(from, v->query->rtable)->relid;
+	Oid to_relid = rt_fetch(to, v->query->rtable)->relid;
+	Relation rel;
+	bool found = false;
+	ListCell *lc;
+
+	if (!keys_cover_all(from_relid) || !keys_cover_all(to_relid))
+		return false;
+	rel = table_open(from_relid, AccessShareLock);
+	foreach (lc, RelationGetFKeyList(rel))
+	{
+		ForeignKeyCacheInfo *key = lfirst(lc);
+		bool all_set = key->confrelid == to_relid;
+
+		for (int i = 0; i < key->nkeys && all_set; i++)
+			all_set = never_null(rel, key->conkey[i]);
+		if (all_set && constraint_holds(key->conoid) &&
+		    conditions_follow_key(conditions, key, from, to))
+			found = true;
+	}
+	table_close(rel, NoLock);
+	return found;
+}
+
+/* True for column = column by an operator that foreign keys use, too. */
+static bool
+is_column_equality(Node *node)
+{
+	OpExpr *op = (OpExpr *) node;
+
+	return IsA(node, OpExpr) && list_length(op->args) == 2 && IsA(linitial(op->args), Var) &&
+	       IsA(lsecond(op->args), Var) && op_mergejoinable(op->opno, exprType(linitial(op->args)));
+}
+
+/* Tries to take one relation off; the conditions that go with it are added to *implied. */
+static bool
+take_off(const SpeqlForm *v, int index, List *left, List **implied)
+{
+	RangeTblEntry *rte = rt_fetch(index, v->query->rtable);
+	List *conditions = NIL;
+	int partner = 0;
+	ListCell *lc;
+
+	if (rte->rtekind != RTE_RELATION || !rte->inh)
+		return false;
+	foreach (lc, left)
+	{
+		Bitmapset *read = pull_varnos(NULL, lfirst(lc));
+		int other;
+
+		if (!bms_is_member(index, read))
+			continue;
+		read = bms_del_member(read, index);
+		if (!is_column_equality(lfirst(lc)) || !bms_get_singleton_member(read, &other) ||
+		    (partner != 0 && partner != other))
+			return false;
+		partner = other;
+		conditions = lappend(conditions, lfirst(lc));
+	}
+	if (partner == 0 || rt_fetch(partner, v->query->rtable)->rtekind != RTE_RELATION ||
+	    !joined_along_key(v, conditions, partner, index))
+		return false;
+	*implied = list_concat(*implied, conditions);
+	return true;
+}
+
+/* Takes tables off, whatever their order. */
+bool
+speql_keys_take_off(const SpeqlForm *v, List *items, List **implied)
+{
+	List *left = v->conjuncts;
+	bool progress = true;
+
+	items = list_copy(items);
+	*implied = NIL;
+	while (items != NIL && progress)
+	{
+		ListCell *lc;
+
+		progress = false;
+		foreach (lc, items)
+		{
+			if (!IsA(lfirst(lc), RangeTblRef) ||
+			    !take_off(v, lfirst_node(RangeTblRef, lc)->rtindex, left, implied))
+				continue;
+			left = list_difference_ptr(left, *implied);
+			items = foreach_delete_current(items, lc);
+			progress = true;
+		}
+	}
+	return items == NIL;
+}
+
+/* The columns of a relation's primary key; NIL when it has none. */
+List *
+speql_keys_primary(Oid relid)
+{
+	Oid constraint;
+	Bitmapset *columns = get_primary_key_attnos(relid, false, &constraint);
+	List *numbers = NIL;
+	int i = -1;
+
+	while ((i = bms_next_member(columns, i)) >= 0)
+		numbers = lappend_int(numbers, i + FirstLowInvalidHeapAttributeNumber);
+	return numbers;
+}
