@@ -172,7 +172,8 @@ conn_flush(conn *c)
 	if (c->closed)
 		return;
 	pthread_mutex_lock(&c->mutex);
-	while (c->n_sent < c->out.n)
+	/* A dead output may end within a frame. */
+	while (c->n_sent < c->out.n && !c->dead)
 	{
 		ssize_t n = send(c->fd, c->out.bytes + c->n_sent, c->out.n - c->n_sent,
 		                 MSG_NOSIGNAL | MSG_DONTWAIT);
