@@ -503,7 +503,7 @@ CREATE TABLE prepack.model_registry (
         AND pg_catalog.length(name) OPERATOR(pg_catalog.<=) 63),
     path text NOT NULL,
     kind text NOT NULL CHECK (kind OPERATOR(pg_catalog.=)
-        ANY (ARRAY['generate', 'embed', 'rerank', 'endpoint', 'dummy'])),
+        ANY (ARRAY['generate', 'embed', 'rerank', 'dummy'])),
     options jsonb NOT NULL DEFAULT '{}',
     is_default boolean NOT NULL DEFAULT false,
     builtin boolean NOT NULL DEFAULT false
@@ -521,6 +521,13 @@ AS 'MODULE_PATHNAME', 'pp_register_model';
 COMMENT ON FUNCTION prepack.register_model(text, text, jsonb) IS
     'names a model under prepack.model_directory; options {"kind": "generate"|"embed"|"rerank"}';
 REVOKE EXECUTE ON FUNCTION prepack.register_model(text, text, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION prepack.register_endpoint(name text, url text, options jsonb DEFAULT '{}')
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pp_register_endpoint';
+COMMENT ON FUNCTION prepack.register_endpoint(text, text, jsonb) IS
+    'names a model of an OpenAI-compatible server; options kind, model, key_file, key_env, concurrency, retries, timeout';
+REVOKE EXECUTE ON FUNCTION prepack.register_endpoint(text, text, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION prepack.drop_model(name text)
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -599,7 +606,7 @@ BEGIN
         JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
             AND e.extname OPERATOR(pg_catalog.=) 'prepack'
         WHERE admin OR p.proname OPERATOR(pg_catalog.<>) ALL (ARRAY[
-            'register_model', 'drop_model', 'set_default_model', 'load_model', 'unload_model',
+            'register_model', 'register_endpoint', 'drop_model', 'set_default_model', 'load_model', 'unload_model',
             'restart_engine', 'prewarm', 'grant_usage', 'pg_stat_prepack_reset']::pg_catalog.name[])
     LOOP
         EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s', f.signature, role);
@@ -649,12 +656,13 @@ COMMENT ON FUNCTION prepack.engine_models() IS 'the models that the engine has l
 CREATE VIEW prepack.models AS
 SELECT r.name, r.kind, e.architecture, e.parameters, e.quantisation, e.context,
     e.path IS NOT NULL OR r.kind OPERATOR(pg_catalog.=) 'dummy' AS loaded,
-    e.bytes, e.kv_bytes, e.digest, r.is_default, r.path
+    e.bytes, e.kv_bytes, e.digest, r.is_default, r.path,
+    r.path OPERATOR(pg_catalog.~) '^https?://' AS remote
 FROM prepack.model_registry r
 LEFT JOIN prepack.engine_models() e ON e.path OPERATOR(pg_catalog.=) r.path;
 COMMENT ON VIEW prepack.models IS 'registered models, and what the engine says of the loaded ones';
 COMMENT ON COLUMN prepack.models.name IS 'name for calls';
-COMMENT ON COLUMN prepack.models.kind IS 'generate, embed, rerank, endpoint or dummy';
+COMMENT ON COLUMN prepack.models.kind IS 'generate, embed, rerank or dummy';
 COMMENT ON COLUMN prepack.models.architecture IS 'of a loaded model, as its file says';
 COMMENT ON COLUMN prepack.models.parameters IS 'number of weights';
 COMMENT ON COLUMN prepack.models.quantisation IS 'format of most weights in the file';
@@ -664,7 +672,8 @@ COMMENT ON COLUMN prepack.models.bytes IS 'of the weights in memory';
 COMMENT ON COLUMN prepack.models.kv_bytes IS 'set aside for keys and values';
 COMMENT ON COLUMN prepack.models.digest IS 'SHA-256 of the file';
 COMMENT ON COLUMN prepack.models.is_default IS 'default of its kind';
-COMMENT ON COLUMN prepack.models.path IS 'below the model directory';
+COMMENT ON COLUMN prepack.models.path IS 'below the model directory, or the URL of an endpoint';
+COMMENT ON COLUMN prepack.models.remote IS 'whether rows leave this machine for it';
 
 CREATE FUNCTION prepack.engine_queue(
     OUT pid int, OUT userid oid, OUT function text, OUT model text, OUT state text,

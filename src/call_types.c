@@ -542,6 +542,7 @@ pp_call_prepare(const PpCallType *type, const NullableDatum *args, const bool *a
 	found = pp_model_resolve(name, type->use);
 	call->job.model = found->name;
 	call->job.path = found->path;
+	call->job.endpoint = found->options;
 	return call;
 }
 

@@ -516,7 +516,8 @@ pp_client_submit(const PpJob *job, int n_rows, const PpText *rows, int n_rows2, 
 		statement_tokens = 0;
 	statement_start = GetCurrentStatementStartTimestamp();
 	connect_engine(deadline);
-	load_model(job->model, job->path, deadline);
+	if (job->endpoint == NULL)
+		load_model(job->model, job->path, deadline);
 	make_salt(salt);
 	check_job_size(job);
 	if (pp_track_prompts)

@@ -54,7 +54,8 @@ typedef struct PpJob
 	uint32 flags;
 	const char *function; /* SQL name, for views and contexts: "classify" */
 	const char *model;    /* registered name */
-	const char *path;     /* relative to the model directory; "" = built in */
+	const char *path;     /* relative to the model directory; "" = built in; or a URL */
+	const char *endpoint; /* options of the endpoint at that URL; NULL: it is none */
 	bool interactive;     /* single rows overtake batches */
 	PpText system;
 	PpText instruction;

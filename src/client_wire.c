@@ -73,12 +73,14 @@ pp_wire_job_bytes(const PpJob *job)
 	       texts_bytes(job->n_stops, job->stops) + texts_bytes(job->n_allowed, job->allowed);
 }
 
-/* Writes the JOB frame. */
+/* Writes the JOB frame, and where else than in the engine the job runs. */
 void
 pp_wire_put_job(llm_wire_writer *w, uint64 id, const PpJob *job, const uint8 salt[16], int n_rows,
                 int n_rows2)
 {
-	const char *model = job->path[0] != '\0' ? job->path : "dummy";
+	const char *model = job->endpoint != NULL  ? job->model
+	                    : job->path[0] != '\0' ? job->path
+	                                           : "dummy";
 
 	llm_wire_begin(w, LLM_WIRE_JOB, id);
 	llm_wire_put_u8(w, (uint8) job->kind);
@@ -103,6 +105,12 @@ pp_wire_put_job(llm_wire_writer *w, uint64 id, const PpJob *job, const uint8 sal
 	llm_wire_put_u64(w, job->seed);
 	llm_wire_put_u32(w, (uint32) n_rows);
 	llm_wire_put_u32(w, (uint32) n_rows2);
+	llm_wire_end(w);
+	if (job->endpoint == NULL)
+		return;
+	llm_wire_begin(w, LLM_WIRE_ENDPOINT, id);
+	llm_wire_put_text(w, job->path, strlen(job->path));
+	llm_wire_put_text(w, job->endpoint, strlen(job->endpoint));
 	llm_wire_end(w);
 }
 

@@ -23,10 +23,11 @@
 #include "miscadmin.h"
 #include "storage/fd.h"
 
-#define PP_CONTROL_FD   3
-#define PP_ALIVE_FD     4
-#define PP_ENGINE_ARGS  18
-#define PP_STOP_POLL_US 10000L
+#define PP_CONTROL_FD      3
+#define PP_ALIVE_FD        4
+#define PP_ENGINE_ARGS     20
+#define PP_ENGINE_KEYS_MAX 64
+#define PP_STOP_POLL_US    10000L
 
 /* The command line, built before the fork. */
 typedef struct EngineCommand
@@ -36,9 +37,23 @@ typedef struct EngineCommand
 	char memory[32];
 	char context[16];
 	char *argv[PP_ENGINE_ARGS];
+	char *environment[PP_ENGINE_KEYS_MAX + 2];
 } EngineCommand;
 
-/* Fills in path and arguments. */
+/* The engine's environment: of the server's, nothing but what may be keys of endpoints. */
+static void
+build_environment(EngineCommand *cmd)
+{
+	int n = 0;
+
+	cmd->environment[n++] = "LC_ALL=C";
+	for (char **entry = environ; *entry != NULL && n <= PP_ENGINE_KEYS_MAX; entry++)
+		if (strncmp(*entry, "PREPACK_", 8) == 0)
+			cmd->environment[n++] = *entry;
+	cmd->environment[n] = NULL;
+}
+
+/* Fills in path, arguments and environment. */
 static void
 build_command(EngineCommand *cmd)
 {
@@ -54,6 +69,8 @@ build_command(EngineCommand *cmd)
 	cmd->argv[n++] = PP_ENGINE_SOCKET;
 	cmd->argv[n++] = "--models";
 	cmd->argv[n++] = pp_model_directory;
+	cmd->argv[n++] = "--keys";
+	cmd->argv[n++] = PP_ENGINE_KEYS;
 	cmd->argv[n++] = "--device";
 	cmd->argv[n++] = pp_device;
 	cmd->argv[n++] = "--threads";
@@ -67,6 +84,7 @@ build_command(EngineCommand *cmd)
 	if (pp_test_fault != NULL && strcmp(pp_test_fault, "allow") == 0)
 		cmd->argv[n++] = "--allow-faults";
 	cmd->argv[n] = NULL;
+	build_environment(cmd);
 	Assert(n < PP_ENGINE_ARGS);
 }
 
@@ -74,7 +92,6 @@ build_command(EngineCommand *cmd)
 static void
 become_engine(const EngineCommand *cmd, int control_read, int alive_write, pid_t parent)
 {
-	static char *const environment[] = {"LC_ALL=C", NULL};
 	sigset_t none;
 
 	/* The pipes may stand on each other's target numbers: move both out of the way first. */
@@ -98,7 +115,7 @@ become_engine(const EngineCommand *cmd, int control_read, int alive_write, pid_t
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(125); /* the supervisor died between fork and here */
-	execve(cmd->path, cmd->argv, environment);
+	execve(cmd->path, cmd->argv, cmd->environment);
 	_exit(127);
 }
 

@@ -41,8 +41,11 @@ sqlstate_of(int status)
 		case LLM_E_LOADING:
 			return ERRCODE_CANNOT_CONNECT_NOW;
 		case LLM_E_DEVICE:
-		case LLM_E_REMOTE:
 			return ERRCODE_SYSTEM_ERROR;
+		case LLM_E_REMOTE:
+			return ERRCODE_CONNECTION_FAILURE;
+		case LLM_E_PROTOCOL:
+			return ERRCODE_PROTOCOL_VIOLATION;
 		default:
 			return ERRCODE_INTERNAL_ERROR;
 	}
@@ -64,6 +67,12 @@ hint_of(int status)
 			return "Shorten the input, or use a model with a longer context.";
 		case LLM_E_DEVICE:
 			return "The engine is being restarted; other sessions are not affected.";
+		case LLM_E_REMOTE:
+			return "Look at the endpoint's own log, its URL and its key; other models are not "
+			       "affected.";
+		case LLM_E_PROTOCOL:
+			return "The endpoint must speak the OpenAI HTTP API; another model there may answer "
+			       "better.";
 		default:
 			return NULL;
 	}

@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "endpoints.h"
 #include "models.h"
 
 #define PP_NAME_MAX       (NAMEDATALEN - 1)
@@ -58,6 +59,10 @@ check_model_path(const char *path)
 {
 	if (path[0] == '\0' || strlen(path) >= MAXPGPATH / 2)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid model path")));
+	if (pp_is_url(path))
+		ereport(ERROR,
+		        (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("a model's path cannot be a URL"),
+		         errhint("Use prepack.register_endpoint().")));
 	if (is_absolute_path(path) || path_contains_parent_reference(path))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 		                errmsg("path \"%s\" is outside the model directory", path),
@@ -135,6 +140,29 @@ pp_register_model(PG_FUNCTION_ARGS)
 	check_model_path(path);
 	kind = kind_from_options(options);
 	insert_model(name, path, kind != NULL ? kind : pp_client_kind(path), options);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(pp_register_endpoint);
+
+/*
+ * register_endpoint(name, url, options): nothing is asked of the server. It must be allowed
+ * already, so that a slip in the URL is told now rather than at the first call.
+ */
+Datum
+pp_register_endpoint(PG_FUNCTION_ARGS)
+{
+	char *name = required_text(fcinfo, 0, "name");
+	char *url = required_text(fcinfo, 1, "url");
+	Jsonb *options = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
+	const char *kind;
+
+	check_model_name(name);
+	if (options != NULL)
+		pp_endpoint_check_options(options);
+	pp_endpoint_check_allowed(name, url);
+	kind = kind_from_options(options);
+	insert_model(name, url, kind != NULL ? kind : "generate", options);
 	PG_RETURN_VOID();
 }
 

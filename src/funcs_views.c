@@ -177,13 +177,20 @@ pp_engine_prefixes(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* A required model name, resolved. */
+/* A required model name, resolved to a model that the engine itself can load. */
 static PpModel *
 named_model(FunctionCallInfo fcinfo)
 {
+	PpModel *model;
+
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("name must not be NULL")));
-	return pp_model_resolve(text_to_cstring(PG_GETARG_TEXT_PP(0)), PP_USE_ANY);
+	model = pp_model_resolve(text_to_cstring(PG_GETARG_TEXT_PP(0)), PP_USE_ANY);
+	if (model->options != NULL)
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+		                errmsg("model \"%s\" is a remote endpoint, which is not loaded here",
+		                       model->name)));
+	return model;
 }
 
 PG_FUNCTION_INFO_V1(pp_load_model);
@@ -240,6 +247,7 @@ pp_prewarm(PG_FUNCTION_ARGS)
 	                         PP_USE_GENERATE);
 	job.model = model->name;
 	job.path = model->path;
+	job.endpoint = model->options;
 	job.instruction = pp_text_of(PG_GETARG_DATUM(0));
 	req = pp_client_submit(&job, 0, NULL, 0, NULL);
 	pp_client_wait(req);

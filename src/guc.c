@@ -11,6 +11,8 @@
 
 #include "utils/guc.h"
 
+#include "endpoints.h"
+
 #define PP_BATCH_ROWS_MAX  65536
 #define PP_MAX_TOKENS_MAX  1048576
 #define PP_CPU_THREADS_MAX 1024
@@ -26,6 +28,7 @@ int pp_batch_rows = 256;
 int pp_startup_wait = 30000;
 int pp_speculation = PP_SPECULATION_SUGGEST;
 bool pp_use_speculation = true;
+char *pp_allowed_endpoints = NULL;
 char *pp_allowed_models = NULL;
 int pp_statement_token_limit = 0;
 bool pp_track_prompts = false;
@@ -91,6 +94,10 @@ define_user_settings(void)
 static void
 define_admin_settings(void)
 {
+	DefineCustomStringVariable("prepack.allowed_endpoints",
+	                           "Servers that rows may be sent to, comma-separated; empty: none.",
+	                           "Each as scheme://host[:port].", &pp_allowed_endpoints, "",
+	                           PGC_SUSET, 0, pp_endpoint_check_list, NULL, NULL);
 	DefineCustomStringVariable("prepack.allowed_models",
 	                           "Models that may be used, comma-separated; empty: all.", NULL,
 	                           &pp_allowed_models, "", PGC_SUSET, 0, NULL, NULL, NULL);

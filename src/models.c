@@ -18,7 +18,10 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/jsonb.h"
 #include "utils/varlena.h"
+
+#include "endpoints.h"
 
 #define PP_REGISTRY "model_registry"
 
@@ -65,6 +68,17 @@ copy_text(TupleTableSlot *slot, int column, char *out, Size size)
 	strlcpy(out, isnull ? "" : TextDatumGetCString(d), size);
 }
 
+/* The options as JSON text. */
+static char *
+options_text(TupleTableSlot *slot)
+{
+	bool isnull;
+	Datum d = slot_getattr(slot, COL_OPTIONS, &isnull);
+	Jsonb *options = isnull ? NULL : DatumGetJsonbP(d);
+
+	return options == NULL ? pstrdup("{}") : JsonbToCString(NULL, &options->root, VARSIZE(options));
+}
+
 /* Reads all registered models. */
 static List *
 read_registry(void)
@@ -83,6 +97,8 @@ read_registry(void)
 		copy_text(slot, COL_NAME, r->model.name, sizeof(r->model.name));
 		copy_text(slot, COL_PATH, r->model.path, sizeof(r->model.path));
 		copy_text(slot, COL_KIND, r->model.kind, sizeof(r->model.kind));
+		if (pp_is_url(r->model.path))
+			r->model.options = options_text(slot);
 		r->is_default = DatumGetBool(slot_getattr(slot, COL_IS_DEFAULT, &isnull));
 		r->builtin = DatumGetBool(slot_getattr(slot, COL_BUILTIN, &isnull));
 		models = lappend(models, r);
@@ -98,7 +114,7 @@ read_registry(void)
 static bool
 serves(const char *kind, PpModelUse use)
 {
-	bool decoder = strcmp(kind, "generate") == 0 || strcmp(kind, "endpoint") == 0;
+	bool decoder = strcmp(kind, "generate") == 0;
 	bool embedder = strcmp(kind, "embed") == 0;
 
 	if (strcmp(kind, "dummy") == 0 || use == PP_USE_ANY)
@@ -133,7 +149,8 @@ find_named(List *models, const char *name)
 
 /*
  * Without a name: the default of the best kind that serves, else the only model of it. Never the
- * dummy.
+ * dummy, and an endpoint only when it was made the default: registering one must not send rows
+ * away.
  */
 static Registered *
 find_default(List *models, PpModelUse use)
@@ -148,7 +165,8 @@ find_default(List *models, PpModelUse use)
 		Registered *r = lfirst(lc);
 		int rank = preference(r->model.kind, use) * 2 + (r->is_default ? 1 : 0);
 
-		if (r->builtin || !serves(r->model.kind, use) || rank < best_rank)
+		if (r->builtin || (r->model.options != NULL && !r->is_default) ||
+		    !serves(r->model.kind, use) || rank < best_rank)
 			continue;
 		n_best = rank > best_rank ? 1 : n_best + 1;
 		best = r;
@@ -228,5 +246,7 @@ pp_model_resolve(const char *name, PpModelUse use)
 		                errmsg("model \"%s\" is of kind \"%s\" and cannot do this", r->model.name,
 		                       r->model.kind)));
 	check_allowed(r->model.name);
+	if (r->model.options != NULL)
+		pp_endpoint_check_allowed(r->model.name, r->model.path);
 	return &r->model;
 }

@@ -30,6 +30,7 @@ extern int pp_batch_rows;   /* rows */
 extern int pp_startup_wait; /* ms */
 extern int pp_speculation;  /* PpSpeculation */
 extern bool pp_use_speculation;
+extern char *pp_allowed_endpoints;   /* comma list of scheme://host[:port]; "" = none */
 extern char *pp_allowed_models;      /* comma list; "" = all */
 extern int pp_statement_token_limit; /* tokens; 0 = none */
 extern bool pp_track_prompts;
@@ -119,5 +120,6 @@ extern void pp_engine_stop(PpEngineProc *proc, int grace_ms); /* closes the pipe
 #define PP_ENGINE_DIR \
 	"prepack" /* in the data directory, which is every server process's working directory */
 #define PP_ENGINE_SOCKET PP_ENGINE_DIR "/engine.sock"
+#define PP_ENGINE_KEYS   PP_ENGINE_DIR "/keys" /* files with keys of endpoints */
 
 #endif /* PREPACK_H */

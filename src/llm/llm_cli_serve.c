@@ -30,6 +30,8 @@ take_option(const char *name, const char *value, llm_server_params *p)
 		p->socket_path = value;
 	else if (strcmp(name, "--models") == 0)
 		p->model_directory = value;
+	else if (strcmp(name, "--keys") == 0)
+		p->key_directory = value;
 	else if (strcmp(name, "--device") == 0)
 		p->engine.device = value;
 	else if (strcmp(name, "--threads") == 0 && number(value, 1024, &n))

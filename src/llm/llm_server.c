@@ -429,6 +429,7 @@ shut_down(server *s)
 	for (conn *c = s->conns; c != NULL; c = c->next)
 		conn_close(c);
 	llm_engine_destroy(s->engine);
+	llm_remote_destroy(s->remote);
 	while (s->conns != NULL)
 	{
 		conn *c = s->conns;
@@ -471,7 +472,8 @@ llm_server_run(const llm_server_params *params, llm_error *err)
 	harden(params);
 	plan_connections(s);
 	if (open_socket(s, err) != LLM_OK || open_events(s, err) != LLM_OK ||
-	    llm_engine_create(&params->engine, &s->engine, err) != LLM_OK)
+	    llm_engine_create(&params->engine, &s->engine, err) != LLM_OK ||
+	    llm_remote_create(&s->remote, err) != LLM_OK)
 		return err->code;
 	llm_engine_set_wakeup(s->engine, wake_engine, s);
 	if (pthread_create(&s->engine_thread, NULL, engine_main, s) != 0 ||

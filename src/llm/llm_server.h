@@ -14,6 +14,7 @@ typedef struct llm_server_params
 {
 	const char *socket_path;
 	const char *model_directory; /* models are named by their path in it */
+	const char *key_directory;   /* of endpoints' keys; NULL = none */
 	int control_fd;              /* -1 = none */
 	bool allow_faults;           /* tests only: FAULT frames are obeyed */
 	/* 0 = three quarters of the descriptors that the process may have */

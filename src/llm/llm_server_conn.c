@@ -59,6 +59,8 @@ conn_close(conn *c)
 	close(c->fd);
 	c->fd = -1;
 	llm_engine_cancel_caller(c->server->engine, c->caller);
+	if (c->server->remote != NULL)
+		llm_remote_cancel_caller(c->server->remote, c->caller);
 	pthread_mutex_lock(&c->server->mutex);
 	for (server_job *job = c->jobs; job != NULL; job = job->next)
 	{
@@ -253,6 +255,8 @@ handle(conn *c, const llm_wire_header *h, llm_wire_reader *r)
 			return server_job_begin(c, h->id, r);
 		case LLM_WIRE_ROWS:
 			return server_job_rows(c, h->id, r);
+		case LLM_WIRE_ENDPOINT:
+			return server_job_endpoint(c, h->id, r);
 		case LLM_WIRE_RUN:
 			return server_job_run(c, h->id);
 		case LLM_WIRE_CANCEL:

@@ -26,6 +26,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "llm_remote.h"
 #include "llm_server.h"
 #include "llm_wire_job.h"
 
@@ -45,9 +46,12 @@ typedef struct server_job
 	struct server_job *next;
 	conn *conn;
 	uint64_t id;        /* the client's */
-	uint64_t engine_id; /* 0 until it runs */
+	uint64_t engine_id; /* 0 until it runs; the remote executor's, if it has an endpoint */
 	llm_wire_job wire;
-	uint64_t counted; /* of wire.bytes, in the sums of the connection and the server */
+	llm_text url; /* of its endpoint, in the arena of wire; bytes == NULL: the engine computes it */
+	llm_text options;
+	llm_endpoint *endpoint; /* made by the start thread */
+	uint64_t counted;       /* of wire.bytes, in the sums of the connection and the server */
 	uint32_t n_rows_done;
 	uint64_t n_tokens;
 	double received_ms;
@@ -113,6 +117,7 @@ struct server
 {
 	llm_server_params params;
 	llm_engine *engine;
+	llm_remote *remote; /* NULL: jobs for endpoints are refused */
 	int listen_fd;
 	int epoll_fd;
 	int wake_fd; /* eventfd: output is there, or a job has ended */
@@ -176,6 +181,7 @@ void conn_unlock_results(conn *c);
 /* llm_server_job.c: called by the I/O thread; false: the connection must be closed. */
 bool server_job_begin(conn *c, uint64_t id, llm_wire_reader *r);
 bool server_job_rows(conn *c, uint64_t id, llm_wire_reader *r);
+bool server_job_endpoint(conn *c, uint64_t id, llm_wire_reader *r);
 bool server_job_run(conn *c, uint64_t id);
 void server_job_cancel(conn *c, uint64_t id);
 void server_jobs_sweep(conn *c);    /* frees the ended ones */

@@ -35,6 +35,9 @@ drop_job(conn *c, server_job *job)
 	pthread_mutex_unlock(&c->server->mutex);
 	c->input_bytes -= job->counted;
 	c->server->input_bytes -= job->counted;
+	if (job->endpoint != NULL)
+		llm_endpoint_forget(job->endpoint);
+	llm_free(job->endpoint);
 	llm_wire_job_free(&job->wire);
 	llm_free(job);
 }
@@ -129,6 +132,56 @@ server_job_rows(conn *c, uint64_t id, llm_wire_reader *r)
 	return err.code != LLM_E_FORMAT;
 }
 
+/* Copies a text of a frame into a job's arena, closed by NUL; false: no memory. */
+static bool
+keep_text(server_job *job, const char *bytes, size_t n, llm_text *out)
+{
+	*out = (llm_text){llm_arena_strndup(job->wire.arena, bytes, n), n};
+	job->wire.bytes += n;
+	return out->bytes != NULL;
+}
+
+/* Notes the endpoint of a job. What it says is read when the job starts: that opens a file. */
+bool
+server_job_endpoint(conn *c, uint64_t id, llm_wire_reader *r)
+{
+	server_job *job = find_job(c, id);
+	size_t n_url;
+	size_t n_options;
+	const char *url = llm_wire_get_text(r, &n_url);
+	const char *options = llm_wire_get_text(r, &n_options);
+
+	if (!llm_wire_complete(r) || url == NULL || options == NULL ||
+	    (job != NULL && job->url.bytes != NULL))
+	{
+		conn_error(c, 0, LLM_E_FORMAT, "malformed ENDPOINT");
+		return false;
+	}
+	if (job == NULL || job->running)
+		return true; /* of a request that has failed already */
+	if (keep_text(job, url, n_url, &job->url) && keep_text(job, options, n_options, &job->options))
+	{
+		(void) count_input(c, job);
+		return true;
+	}
+	conn_error(c, id, LLM_E_NOMEM, "out of memory for a request");
+	drop_job(c, job);
+	return true;
+}
+
+/*
+ * Unlocks the output after a result. The engine wakes the I/O loop after its pass; an endpoint's
+ * results come one by one.
+ */
+static void
+unlock_results(server_job *job)
+{
+	if (job->endpoint != NULL)
+		conn_unlock_output(job->conn);
+	else
+		conn_unlock_results(job->conn);
+}
+
 /* Engine callback: one row's result. */
 static void
 on_row(void *user, const llm_row_result *result)
@@ -139,7 +192,7 @@ on_row(void *user, const llm_row_result *result)
 	if (w != NULL)
 	{
 		llm_wire_put_result(w, job->conn->n_sent, job->id, result);
-		conn_unlock_results(job->conn);
+		unlock_results(job);
 	}
 	pthread_mutex_lock(&job->conn->server->mutex);
 	job->n_rows_done++;
@@ -157,7 +210,7 @@ on_piece(void *user, uint32_t row, llm_text piece)
 	if (w == NULL)
 		return;
 	llm_wire_put_piece(w, job->id, row, piece);
-	conn_unlock_results(job->conn);
+	unlock_results(job);
 }
 
 /*
@@ -195,6 +248,34 @@ fail_start(server_job *job, llm_status status, const char *message)
 	server_wake(s);
 }
 
+/* Gives a job to its endpoint. */
+static llm_status
+submit_remote(server *s, server_job *job, uint64_t *id, llm_error *err)
+{
+	llm_endpoint *endpoint;
+	llm_status status;
+
+	if (s->remote == NULL)
+		return llm_fail(err, LLM_E_UNSUPPORTED, "remote endpoints are not served here");
+	if ((endpoint = llm_calloc(1, sizeof(*endpoint))) == NULL)
+		return llm_fail(err, LLM_E_NOMEM, "out of memory for a request");
+	job->endpoint = endpoint;
+	status = llm_endpoint_read(job->wire.model, job->url, job->options, s->params.key_directory,
+	                           endpoint, err);
+	return status == LLM_OK ? llm_remote_submit(s->remote, endpoint, &job->wire.job, id, err)
+	                        : status;
+}
+
+/* Cancels what runs, wherever it does. */
+static void
+cancel_running(server *s, const server_job *job, uint64_t engine_id)
+{
+	if (job->url.bytes != NULL)
+		llm_remote_cancel(s->remote, engine_id);
+	else
+		llm_engine_cancel(s->engine, engine_id);
+}
+
 /*
  * Gives a job to the engine. It may be over when submit returns, but is not freed: see next_start.
  */
@@ -205,7 +286,9 @@ start_job(server *s, server_job *job)
 	bool cancelled;
 	llm_error err;
 	double ms;
-	llm_status status = llm_engine_submit(s->engine, &job->wire.job, &engine_id, &err);
+	bool remote = job->url.bytes != NULL;
+	llm_status status = remote ? submit_remote(s, job, &engine_id, &err)
+	                           : llm_engine_submit(s->engine, &job->wire.job, &engine_id, &err);
 
 	if (status == LLM_OK)
 	{
@@ -214,10 +297,10 @@ start_job(server *s, server_job *job)
 		cancelled = job->cancelled;
 		pthread_mutex_unlock(&s->mutex);
 		if (cancelled)
-			llm_engine_cancel(s->engine, engine_id);
+			cancel_running(s, job, engine_id);
 		return;
 	}
-	if (status == LLM_E_NOT_FOUND && server_is_loading(s, job->wire.model, &ms))
+	if (!remote && status == LLM_E_NOT_FOUND && server_is_loading(s, job->wire.model, &ms))
 	{
 		status = LLM_E_LOADING;
 		snprintf(err.message, sizeof(err.message),
@@ -237,7 +320,7 @@ start_one(server *s, server_job *job)
 	pthread_mutex_unlock(&s->mutex);
 	if (cancelled)
 		fail_start(job, LLM_E_CANCELLED, "cancelled by the caller");
-	else if (strcmp(job->wire.model, LLM_DUMMY_NAME) == 0)
+	else if (job->url.bytes == NULL && strcmp(job->wire.model, LLM_DUMMY_NAME) == 0)
 		llm_dummy_run(&job->wire.job);
 	else
 		start_job(s, job);
@@ -382,5 +465,5 @@ server_job_cancel(conn *c, uint64_t id)
 	engine_id = job->engine_id;
 	pthread_mutex_unlock(&c->server->mutex);
 	if (engine_id != 0)
-		llm_engine_cancel(c->server->engine, engine_id);
+		cancel_running(c->server, job, engine_id);
 }

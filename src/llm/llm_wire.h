@@ -56,6 +56,9 @@ typedef enum llm_wire_type
 	LLM_WIRE_PREFIXES = 11, /* salt[16] */
 	LLM_WIRE_FAULT = 12,    /* text: crash, hang; only where the server allows faults */
 	LLM_WIRE_INSPECT = 13,  /* text path: what is it, without loading it? */
+	/* text URL, text options (JSON): a job that is not running yet is for this endpoint, and its
+	 * model is the endpoint's registered name */
+	LLM_WIRE_ENDPOINT = 14,
 
 	/* engine → client */
 	LLM_WIRE_WELCOME = 64, /* u32 magic, u32 version, u32 pid */
