@@ -7,7 +7,8 @@
 
 #include "conn_fixture.h"
 
-static const llm_text rows[] = {{"red river", 9}, {"", 0}};
+/* So many that the output grows several times, within frames. */
+static const llm_text rows[300] = {{"red river", 9}};
 static const llm_text labels[] = {{"spam", 4}, {"ham", 3}};
 
 /* A stream: jobs of several kinds, every administrative request, a cancel. */
@@ -20,7 +21,7 @@ stream(void)
 	               .flags = LLM_JOB_STREAM,
 	               .instruction = LLM_TEXT("Say it."),
 	               .schema = LLM_TEXT("{\"type\": \"integer\"}"),
-	               .n_rows = 2,
+	               .n_rows = 300,
 	               .rows = rows};
 
 	fixture_put_job(&w, 2, &job);
