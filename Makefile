@@ -48,13 +48,12 @@ LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_generate llm_cli_inspect 
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_arch test_chat test_conn test_cpu_attn test_cpu_ops test_draft \
-                test_dummy test_engine \
-                test_forward test_gguf test_grammar test_json test_kernels test_kv test_label test_models \
-                test_pack test_packed test_prompt test_quant test_remote test_remote_jobs \
-                test_safetensors test_sample \
-                test_sched test_sched_load test_server test_server_model test_sim test_stop \
-                test_thread test_tok_load test_tokenizer test_unicode test_weights test_wire
+TESTS         = test_alloc test_arch test_chat test_conn test_cpu_attn test_cpu_ops test_device \
+                test_draft test_dummy test_engine test_forward test_gguf test_grammar test_json \
+                test_kernels test_kv test_label test_models test_pack test_packed test_prompt \
+                test_quant test_remote test_remote_jobs test_safetensors test_sample test_sched \
+                test_sched_load test_server test_server_model test_sim test_stop test_thread \
+                test_tok_load test_tokenizer test_unicode test_weights test_wire
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors fuzz_tokenizer fuzz_wire
 BENCHES       = bench_gpu bench_grammar bench_ops
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
@@ -274,6 +273,17 @@ $(BUILD)/prepack-engine: $(PROGRAM_OBJS) $(BUILD)/libllm.a
 
 $(BUILD)/test_%: $(OBJ)/test/test_%.o $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
+
+# The stand-ins for a driver and a device backend that test_device runs beside.
+$(BUILD)/test_device: | $(BUILD)/fake/prepack_cuda.so $(BUILD)/fake/libcuda.so.1
+
+$(BUILD)/fake/prepack_cuda.so: $(OBJ)/test/fake_device.o $(BUILD)/libllm.a
+	@mkdir -p $(@D)
+	$(CC) $(LLM_LDFLAGS) -shared -o $@ $^ $(LLM_LIBS)
+
+$(BUILD)/fake/libcuda.so.1: test/fake_device.c
+	@mkdir -p $(@D)
+	$(CC) $(LLM_CPPFLAGS) $(LLM_CFLAGS) -DFAKE_DRIVER -shared -o $@ $<
 
 $(BUILD)/bench_%: $(OBJ)/bench/bench_%.o $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
