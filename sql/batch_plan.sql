@@ -84,6 +84,19 @@ SELECT differs($$SELECT id, prepack.classify(nullif(body, 'text 3'), '{a,b}') FR
 SELECT differs($$SELECT t.id, l.s FROM ticket t, LATERAL (SELECT prepack.score(t.body, 'c') AS s) l$$);
 SELECT differs($$SELECT id, prepack.embed(body) FROM ticket$$);
 
+-- under a parallel plan: the workers scan, the leader calls
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+SET max_parallel_workers_per_gather = 2;
+EXPLAIN (COSTS OFF) SELECT id, prepack.classify(body, '{a,b}') FROM ticket WHERE kind <> 'none';
+SELECT differs($$SELECT id, prepack.classify(body, '{a,b}') FROM ticket WHERE kind <> 'none'$$);
+SELECT differs($$SELECT id FROM ticket WHERE kind <> 'none' AND prepack.is_true(body, 'c')$$);
+RESET parallel_setup_cost;
+RESET parallel_tuple_cost;
+RESET min_parallel_table_scan_size;
+RESET max_parallel_workers_per_gather;
+
 -- writes
 INSERT INTO copy_of SELECT id, prepack.classify(body, '{a,b}') FROM ticket;
 SELECT count(*) FROM copy_of c JOIN ticket t USING (id) WHERE c.label = prepack.classify(t.body, '{a,b}');

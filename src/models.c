@@ -3,7 +3,7 @@
  *
  * The registry is read with a direct scan, whatever the caller may SELECT: which models exist is no
  * secret (the view models shows them), and a call must not depend on privileges on our table. It is
- * small, so every resolution scans all of it, under the catalog's usual lock and the current
+ * small, so every resolution scans all of it, under the catalog's usual lock and the latest
  * snapshot.
  */
 #include "models.h"
@@ -12,6 +12,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -84,7 +85,9 @@ static List *
 read_registry(void)
 {
 	Relation rel = open_registry();
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	/* Under a parallel plan no new snapshot may be taken; the statement's own serves. */
+	Snapshot snapshot =
+	    RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	List *models = NIL;
