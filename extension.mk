@@ -32,3 +32,6 @@ PG_CFLAGS   = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
               -Wno-missing-field-initializers -Wno-declaration-after-statement $(EXT_WERROR)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+
+# PGXS knows no headers: an object that is older than any of them could disagree with the others.
+$(OBJS): $(wildcard src/*.h src/speql/*.h) src/llm/llm_wire.h src/llm/llm_status.h
