@@ -77,6 +77,8 @@ CLANG        = clang
 CLANG_WERROR = -Werror -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
                -Wno-ignored-attributes
 
+DEVICE        = cuda:0
+DEVICE_TESTS  = test_kernels test_forward test_packed test_models
 # CUDA. cuBLASLt's headers and library may come from its Python package (nvidia-cublas) instead.
 NVCC          = nvcc
 CUDA_ARCHS    = 80 89 90a 100
@@ -110,8 +112,8 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
 # --- what people call -------------------------------------------------------------------
 
-.PHONY: all engine cuda check check-llm check-style check-layers check-unit check-asan \
-        check-corpora check-fuzz check-scripts models bench-llm bench-sql install install-engine \
+.PHONY: all engine cuda check-kernels bench-gpu check check-llm check-style check-layers \
+        check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-sql install install-engine \
         install-extension uninstall clean clean-extension format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
         fuzz-grammar extension check-clang check-pgspot check-sql check-docs check-versions \
@@ -199,6 +201,15 @@ $(FUZZ:fuzz_%=fuzz-%): fuzz-%:
 
 models:                         ## fetch the weights that tests and benchmarks use
 	scripts/fetch-model smollm2-135m minilm-l6
+
+check-kernels: cuda tests       ## on a machine with a card: ops, models and bits on DEVICE, sanitized
+	PREPACK_TEST_DEVICE=$(DEVICE) $(RUN) --name kernels $(DEVICE_TESTS:%=$(BUILD)/%)
+	PREPACK_TEST_DEVICE=$(DEVICE) $(RUN) --name sanitizer $(foreach t,memcheck racecheck \
+	    initcheck synccheck,"sh -c 'compute-sanitizer --error-exitcode 1 --tool $(t) \
+	    $(BUILD)/test_kernels && echo $(t): 1 passed, 0 failed'")
+
+bench-gpu: cuda $(BUILD)/bench_gpu ## on a machine with a card: passes of random weights on DEVICE
+	$(BUILD)/bench_gpu --device $(DEVICE)
 
 bench-llm: all models           ## the engine and its peers side by side, into $(BUILD)/bench
 	bench/bench-llm --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
