@@ -215,14 +215,45 @@ static const tile_config all_tiles = {
 };
 
 /*
+ * A block of sums that was stored and waits to be scaled back. That is done a few rows at a time
+ * between the tile instructions of the block after it: those keep the tile unit busy, this the
+ * vector units, and the core runs both at once.
+ */
+typedef struct pending
+{
+	const int32_t *sums; /* [rows][width] */
+	columns columns[4];
+	const float *q_scale;
+	size_t width; /* of the block: 16 columns for each of its panels */
+	size_t ld_out;
+	uint32_t next; /* rows [next, n_rows) are left */
+	uint32_t n_rows;
+} pending;
+
+/* Scales up to n rows of a block back; n_panels is a constant in every caller. */
+INLINE AMX void
+drain(pending *p, uint32_t n, const uint32_t n_panels)
+{
+	const uint32_t end = n < p->n_rows - p->next ? p->next + n : p->n_rows;
+
+	for (uint32_t r = p->next; r < end; r++)
+#pragma GCC unroll 4
+		for (uint32_t i = 0; i < n_panels; i++)
+			store_sums(&p->columns[i], _mm512_load_si512(p->sums + r * p->width + 16 * i),
+			           p->q_scale[r], r * p->ld_out);
+	p->next = end;
+}
+
+/*
  * 32 rows by 2 panels: tiles 0 … 3 are the sums, 4 and 5 the activations, 6 and 7 the weights. Rows
  * and columns that do not exist are computed and not written: q is padded to whole tiles.
  */
 INLINE AMX void
-amx_sums_2x2(const uint8_t *q, const int8_t *w, size_t k_end, int32_t sums[4][256])
+amx_sums_2x2(const uint8_t *q, const int8_t *w, size_t k_end, int32_t *sums, pending *before)
 {
 	const uint8_t *q1 = q + 16 * k_end;
 	const int8_t *w1 = w + LLM_PANEL * k_end;
+	const uint32_t n_drain = (uint32_t) (32 * 64 / k_end) + 1;
 
 	_tile_zero(0);
 	_tile_zero(1);
@@ -238,18 +269,20 @@ amx_sums_2x2(const uint8_t *q, const int8_t *w, size_t k_end, int32_t sums[4][25
 		_tile_loadd(5, q1 + k, k_end);
 		_tile_dpbusd(2, 5, 6);
 		_tile_dpbusd(3, 5, 7);
+		drain(before, n_drain, 2);
 	}
-	_tile_stored(0, sums[0], 64);
-	_tile_stored(1, sums[1], 64);
-	_tile_stored(2, sums[2], 64);
-	_tile_stored(3, sums[3], 64);
+	_tile_stored(0, sums, 128);
+	_tile_stored(1, sums + 16, 128);
+	_tile_stored(2, sums + 16 * 32, 128);
+	_tile_stored(3, sums + 16 * 32 + 16, 128);
 }
 
 /* 16 rows by 4 panels, for few rows: four independent chains hide the latency of the tiles. */
 INLINE AMX void
-amx_sums_1x4(const uint8_t *q, const int8_t *w, size_t k_end, int32_t sums[4][256])
+amx_sums_1x4(const uint8_t *q, const int8_t *w, size_t k_end, int32_t *sums, pending *before)
 {
 	const size_t panel = LLM_PANEL * k_end;
+	const uint32_t n_drain = (uint32_t) (16 * 64 / k_end) + 1;
 
 	_tile_zero(0);
 	_tile_zero(1);
@@ -266,16 +299,17 @@ amx_sums_1x4(const uint8_t *q, const int8_t *w, size_t k_end, int32_t sums[4][25
 		_tile_dpbusd(2, 4, 7);
 		_tile_loadd(5, w + 3 * panel + LLM_PANEL * k, 64);
 		_tile_dpbusd(3, 4, 5);
+		drain(before, n_drain, 4);
 	}
-	_tile_stored(0, sums[0], 64);
-	_tile_stored(1, sums[1], 64);
-	_tile_stored(2, sums[2], 64);
-	_tile_stored(3, sums[3], 64);
+	_tile_stored(0, sums, 256);
+	_tile_stored(1, sums + 16, 256);
+	_tile_stored(2, sums + 32, 256);
+	_tile_stored(3, sums + 48, 256);
 }
 
 /* 16 rows by 1 panel: what is left over. */
 INLINE AMX void
-amx_sums_1x1(const uint8_t *q, const int8_t *w, size_t k_end, int32_t sums[4][256])
+amx_sums_1x1(const uint8_t *q, const int8_t *w, size_t k_end, int32_t *sums)
 {
 	_tile_zero(0);
 	for (size_t k = 0; k < k_end; k += 64)
@@ -284,60 +318,65 @@ amx_sums_1x1(const uint8_t *q, const int8_t *w, size_t k_end, int32_t sums[4][25
 		_tile_loadd(5, w + LLM_PANEL * k, 64);
 		_tile_dpbusd(0, 4, 5);
 	}
-	_tile_stored(0, sums[0], 64);
+	_tile_stored(0, sums, 64);
 }
 
-/* Scales one tile of sums back. */
+/* Takes n_rows rows from row and n_panels panels from col over to be scaled back. */
 INLINE AMX void
-amx_store(const llm_i8_block *b, const int32_t sums[256], uint32_t row, uint32_t col)
+suspend(const llm_i8_block *b, pending *p, const int32_t *sums, uint32_t row, uint32_t n_rows,
+        uint32_t col, const uint32_t n_panels)
 {
-	const uint32_t n_rows = b->n_rows - row < 16 ? b->n_rows - row : 16;
-
-	const columns c = columns_at(b, col);
-	const size_t ld_out = b->ld_out;
-	const float *q_scale = b->q_scale + row;
-
-	if (n_rows == 16 && c.mask == 0xffff)
+	p->sums = sums;
+	p->width = n_panels * 16;
+	p->q_scale = b->q_scale + row;
+	p->ld_out = b->ld_out;
+	p->next = 0;
+	p->n_rows = b->n_rows - row < n_rows ? b->n_rows - row : n_rows;
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < n_panels; i++)
 	{
-		columns all = c;
-
-		all.mask = 0xffff;
-		for (uint32_t r = 0; r < 16; r++)
-			store_sums(&all, _mm512_load_si512(sums + 16 * r), q_scale[r], (row + r) * ld_out);
-		return;
+		p->columns[i] = columns_at(b, col + i * LLM_PANEL);
+		p->columns[i].out += row * b->ld_out;
 	}
-	for (uint32_t r = 0; r < n_rows; r++)
-		store_sums(&c, _mm512_load_si512(sums + 16 * r), q_scale[r], (row + r) * ld_out);
 }
 
-/* Panels from col on for all rows; returns how many columns were done. */
-INLINE AMX uint32_t
-amx_columns(const llm_i8_block *b, uint32_t col, int32_t sums[4][256])
+/* Pairs of panels by 32 rows, as many as there are; returns the first column that is left. */
+AMX static uint32_t
+amx_pairs(const llm_i8_block *b, int32_t sums[2][1024])
 {
-	const uint32_t n_panels = (b->n_cols - col + LLM_PANEL - 1) / LLM_PANEL;
 	const size_t k_end = b->bytes_row;
-	const int8_t *w = b->w + col * k_end;
-	const uint32_t done = b->n_rows > 16 ? (n_panels >= 2 ? 2 : 1) : (n_panels >= 4 ? 4 : 1);
-	uint32_t row = 0;
+	pending before = {0};
+	uint32_t turn = 0;
+	uint32_t col = 0;
 
-	for (; done == 2 && row + 16 < b->n_rows; row += 32)
-	{
-		amx_sums_2x2(b->q + row * k_end, w, k_end, sums);
-		for (uint32_t i = 0; i < 4; i++)
-			amx_store(b, sums[i], row + i / 2 * 16, col + i % 2 * LLM_PANEL);
-	}
-	for (; row < b->n_rows; row += 16)
-	{
-		if (done == 4)
-			amx_sums_1x4(b->q + row * k_end, w, k_end, sums);
-		for (uint32_t i = 0; i < done; i++)
+	for (; col + LLM_PANEL < b->n_cols; col += 2 * LLM_PANEL)
+		for (uint32_t row = 0; row < b->n_rows; row += 32, turn ^= 1)
 		{
-			if (done != 4)
-				amx_sums_1x1(b->q + row * k_end, w + i * LLM_PANEL * k_end, k_end, sums);
-			amx_store(b, sums[done == 4 ? i : 0], row, col + i * LLM_PANEL);
+			amx_sums_2x2(b->q + row * k_end, b->w + col * k_end, k_end, sums[turn], &before);
+			drain(&before, 32, 2);
+			suspend(b, &before, sums[turn], row, 32, col, 2);
 		}
+	drain(&before, 32, 2);
+	return col;
+}
+
+/* The same for 16 rows and four panels at a time. */
+AMX static uint32_t
+amx_quads(const llm_i8_block *b, int32_t sums[2][1024])
+{
+	const size_t k_end = b->bytes_row;
+	pending before = {0};
+	uint32_t turn = 0;
+	uint32_t col = 0;
+
+	for (; col + 3 * LLM_PANEL < b->n_cols; col += 4 * LLM_PANEL, turn ^= 1)
+	{
+		amx_sums_1x4(b->q, b->w + col * k_end, k_end, sums[turn], &before);
+		drain(&before, 16, 4);
+		suspend(b, &before, sums[turn], 0, 16, col, 4);
 	}
-	return done * LLM_PANEL;
+	drain(&before, 16, 4);
+	return col;
 }
 
 /*
@@ -346,7 +385,8 @@ amx_columns(const llm_i8_block *b, uint32_t col, int32_t sums[4][256])
 AMX void
 llm_cpu_i8_amx(const llm_i8_block *b)
 {
-	_Alignas(64) int32_t sums[4][256];
+	_Alignas(64) int32_t sums[2][1024];
+	uint32_t col;
 
 	if (b->n_rows == 1)
 	{
@@ -354,8 +394,17 @@ llm_cpu_i8_amx(const llm_i8_block *b)
 		return;
 	}
 	_tile_loadconfig(&all_tiles);
-	for (uint32_t col = 0; col < b->n_cols;)
-		col += amx_columns(b, col, sums);
+	col = b->n_rows > 16 ? amx_pairs(b, sums) : amx_quads(b, sums);
+	for (; col < b->n_cols; col += LLM_PANEL)
+		for (uint32_t row = 0; row < b->n_rows; row += 16)
+		{
+			pending last;
+
+			amx_sums_1x1(b->q + row * b->bytes_row, b->w + col * b->bytes_row, b->bytes_row,
+			             sums[0]);
+			suspend(b, &last, sums[0], row, 16, col, 1);
+			drain(&last, 16, 1);
+		}
 	_tile_release();
 }
 #endif

@@ -85,14 +85,21 @@ INLINE float
 V(max_abs)(const float *x, size_t n)
 {
 	v16i m = {0};
+	v16i m4[4] = {m, m, m, m}; /* a maximum waits for the one before it: four at once */
 	int32_t t[16];
 	size_t i = 0;
 	float max;
 
+	for (; i + 64 <= n; i += 64)
+#pragma GCC unroll 4
+		for (size_t j = 0; j < 4; j++)
+			m4[j] = V(larger)(m4[j], V(load)(x + i + 16 * j));
 	for (; i + 16 <= n; i += 16)
 		m = V(larger)(m, V(load)(x + i));
 	if (i < n)
 		m = V(larger)(m, V(load_tail)(x + i, n - i, 0.0f));
+	for (size_t j = 0; j < 4; j++)
+		m = V(larger)(m, (v16f) m4[j]);
 	memcpy(t, &m, sizeof(t));
 	for (size_t half = 8; half > 0; half /= 2)
 		for (size_t lane = 0; lane < half; lane++)
