@@ -27,7 +27,7 @@ LLM_TOKENIZE  = llm_unicode llm_tokenizer llm_tok_vocab llm_tok_trie llm_tok_add
 LLM_MODEL     = llm_arch llm_arch_gguf llm_arch_hf llm_arch_keys llm_arch_pool llm_arch_rope \
                 llm_model llm_model_chat llm_model_names llm_forward llm_forward_encode
 LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cpu_weights \
-                llm_cpu_matmul llm_cpu_i8 llm_cpu_kv llm_cpu_qkv llm_cpu_attn llm_cpu_attn_amx
+                llm_cpu_matmul llm_cpu_mlp llm_cpu_i8 llm_cpu_kv llm_cpu_qkv llm_cpu_attn llm_cpu_attn_amx
 LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_label llm_pack llm_prefix llm_sched \
                 llm_sched_pass llm_sched_queue llm_sched_verify
 LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_grammar_step \

@@ -191,7 +191,21 @@ typedef struct pp_memory_info
 
 typedef struct pp_backend pp_backend;
 
-/* The table. Every entry is present in every backend. */
+/* A feed-forward block: W_out · act(W_in · x + b_in) + b_out. */
+typedef struct pp_mlp
+{
+	const pp_matrix *in;      /* [f or 2f, d]: gate, then up, when gated */
+	const pp_matrix *out;     /* [d, f] */
+	const float *dev_in_bias; /* or NULL */
+	const float *dev_out_bias;
+	pp_act *dev_wide;   /* scratch [T, f or 2f] */
+	pp_act *dev_hidden; /* scratch [T, f] */
+	uint32_t f;
+	pp_act_kind act;
+	bool gated;
+} pp_mlp;
+
+/* The table. Every entry but mlp is present in every backend. */
 typedef struct pp_ops
 {
 	/* Memory. alloc returns NULL when exhausted. fill/upload/download are bytes; device offsets are
@@ -275,6 +289,12 @@ typedef struct pp_ops
 	 * gated. */
 	pp_result (*activate)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, uint32_t n_tokens,
 	                      uint32_t f, pp_act_kind act, bool gated);
+	/*
+	 * matmul, activate and matmul in one, with their very bits, for backends that gain by it; NULL
+	 * in others.
+	 */
+	pp_result (*mlp)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_mlp *mlp,
+	                 uint32_t n_tokens);
 	/* x[n] = cap · tanh(x / cap). */
 	pp_result (*softcap)(pp_backend *be, float *dev_x, size_t n, float cap);
 

@@ -337,6 +337,66 @@ test_activate_edges(void)
 	pp_cpu_destroy(be);
 }
 
+/* One feed-forward block as one op and as three: the same bits. */
+static void
+compare_mlp(pp_backend *be, pp_precision precision, uint32_t t, uint32_t f, bool gated)
+{
+	const uint32_t d = 70;
+	const uint32_t f_in = gated ? 2 * f : f;
+	float *w_in = random_floats((size_t) f_in * d, 1);
+	float *w_out = random_floats((size_t) d * f, 2);
+	float *bias = random_floats(f_in + d, 3);
+	float *x = random_floats((size_t) t * d, 4);
+	float *wide = guarded((size_t) t * f_in);
+	float *hidden = guarded((size_t) t * f);
+	float *apart = guarded((size_t) t * d);
+	float *whole = guarded((size_t) t * d);
+	pp_mlp mlp = {.in = make_matrix(be, w_in, f_in, d, precision),
+	              .out = make_matrix(be, w_out, d, f, precision),
+	              .dev_in_bias = bias,
+	              .dev_out_bias = bias + f_in,
+	              .dev_wide = wide,
+	              .dev_hidden = hidden,
+	              .f = f,
+	              .act = gated ? PP_ACT_SILU : PP_ACT_GELU_ERF,
+	              .gated = gated};
+
+	REQUIRE(mlp.in != NULL && mlp.out != NULL);
+	CHECK(be->ops->matmul(be, wide, x, mlp.in, bias, t) == PP_OK);
+	CHECK(be->ops->activate(be, hidden, wide, t, f, mlp.act, gated) == PP_OK);
+	CHECK(be->ops->matmul(be, apart, hidden, mlp.out, bias + f_in, t) == PP_OK);
+	CHECK(be->ops->mlp(be, whole, x, &mlp, t) == PP_OK);
+	CHECK_MSG(same_bits(apart, whole, (size_t) t * d), "%u tokens, %u wide", t, f);
+	be->ops->matrix_destroy(be, (pp_matrix *) mlp.in);
+	be->ops->matrix_destroy(be, (pp_matrix *) mlp.out);
+	CHECK(unguard(w_in, (size_t) f_in * d) && unguard(w_out, (size_t) d * f));
+	CHECK(unguard(bias, f_in + d) && unguard(x, (size_t) t * d));
+	CHECK(unguard(wide, (size_t) t * f_in) && unguard(hidden, (size_t) t * f));
+	CHECK(unguard(apart, (size_t) t * d) && unguard(whole, (size_t) t * d));
+}
+
+/* Feed-forward blocks at every level: few rows and many, whole panels and not. */
+static void
+test_mlp(void)
+{
+	const uint32_t tokens[] = {1, 33, 65, 300};
+	const uint32_t widths[] = {16, 64, 72, 208};
+
+	for (int isa = 0; isa < N_ISA; isa++)
+	{
+		pp_backend *be = llm_cpu_create_isa(1 + (uint32_t) isa % 2, (llm_cpu_isa) isa);
+
+		for (size_t i = 0; i < 4; i++)
+			for (size_t j = 0; j < 4; j++)
+			{
+				compare_mlp(be, PP_PREC_INT8, tokens[i], widths[j], true);
+				compare_mlp(be, PP_PREC_INT8, tokens[i], widths[j], false);
+			}
+		compare_mlp(be, PP_PREC_F32, 65, 64, true);
+		pp_cpu_destroy(be);
+	}
+}
+
 /* Softcap, log-sum-exp, sums, gathers at sizes around the vectors. */
 static void
 test_small_ops(void)
@@ -461,6 +521,7 @@ main(void)
 	RUN(norm);
 	RUN(activate);
 	RUN(activate_edges);
+	RUN(mlp);
 	RUN(small_ops);
 	RUN(pool);
 	RUN(no_memory);

@@ -192,6 +192,7 @@ static const pp_ops cpu_ops = {
     .matmul_columns = llm_cpu_matmul_columns,
     .gather = llm_cpu_gather,
     .activate = llm_cpu_activate,
+    .mlp = llm_cpu_mlp,
     .softcap = llm_cpu_softcap,
     .qkv_prepare = llm_cpu_qkv_prepare,
     .attention = llm_cpu_attention,

@@ -23,6 +23,7 @@ typedef enum llm_cpu_slot
 	SCRATCH_TREE,  /* ancestor masks of the segments of a pass */
 	SCRATCH_ITEMS, /* work items of attention */
 	SCRATCH_ROWS,  /* per thread buffers of attention and of the embedding */
+	SCRATCH_MLP,   /* per thread buffers of a feed-forward block */
 	N_SCRATCH
 } llm_cpu_slot;
 
@@ -114,6 +115,10 @@ pp_result llm_cpu_matmul(pp_backend *be, float *dev_out, const float *dev_x, con
 pp_result llm_cpu_matmul_columns(pp_backend *be, float *dev_out, const float *dev_x,
                                  const pp_matrix *w, const uint32_t *cols, uint32_t n_cols,
                                  uint32_t n_rows);
+
+/* llm_cpu_mlp.c */
+pp_result llm_cpu_mlp(pp_backend *be, float *dev_out, const float *dev_x, const pp_mlp *mlp,
+                      uint32_t n_tokens);
 
 /* llm_cpu_rows.c: embedding, norms, activations, pooling */
 pp_result llm_cpu_embed(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t *ids,

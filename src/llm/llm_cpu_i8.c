@@ -244,12 +244,30 @@ drain(pending *p, uint32_t n, const uint32_t n_panels)
 	p->next = end;
 }
 
+/* Weights that are wanted soon: a part of the next two panels for each step of a block. */
+typedef struct ahead
+{
+	const int8_t *w;
+	size_t bytes_step;
+} ahead;
+
+/* Fetches the part of one step into the second cache. */
+INLINE AMX void
+fetch_ahead(ahead *a)
+{
+	const int8_t *end = a->w + a->bytes_step;
+
+	for (; a->w < end; a->w += 64)
+		_mm_prefetch((const char *) a->w, _MM_HINT_T1);
+}
+
 /*
  * 32 rows by 2 panels: tiles 0 … 3 are the sums, 4 and 5 the activations, 6 and 7 the weights. Rows
  * and columns that do not exist are computed and not written: q is padded to whole tiles.
  */
 INLINE AMX void
-amx_sums_2x2(const uint8_t *q, const int8_t *w, size_t k_end, int32_t *sums, pending *before)
+amx_sums_2x2(const uint8_t *q, const int8_t *w, size_t k_end, int32_t *sums, pending *before,
+             ahead *next)
 {
 	const uint8_t *q1 = q + 16 * k_end;
 	const int8_t *w1 = w + LLM_PANEL * k_end;
@@ -269,6 +287,7 @@ amx_sums_2x2(const uint8_t *q, const int8_t *w, size_t k_end, int32_t *sums, pen
 		_tile_loadd(5, q1 + k, k_end);
 		_tile_dpbusd(2, 5, 6);
 		_tile_dpbusd(3, 5, 7);
+		fetch_ahead(next);
 		drain(before, n_drain, 2);
 	}
 	_tile_stored(0, sums, 128);
@@ -345,17 +364,24 @@ AMX static uint32_t
 amx_pairs(const llm_i8_block *b, int32_t sums[2][1024])
 {
 	const size_t k_end = b->bytes_row;
+	/* panels of 64 lines a step, spread over the blocks of rows, which all take the same steps */
+	const uint32_t n_blocks = (b->n_rows + 31) / 32;
+	const size_t bytes_step = (2 * LLM_PANEL + n_blocks - 1) / n_blocks * 64;
 	pending before = {0};
 	uint32_t turn = 0;
 	uint32_t col = 0;
 
 	for (; col + LLM_PANEL < b->n_cols; col += 2 * LLM_PANEL)
+	{
+		ahead next = {b->w + (col + 2 * LLM_PANEL) * k_end, bytes_step};
+
 		for (uint32_t row = 0; row < b->n_rows; row += 32, turn ^= 1)
 		{
-			amx_sums_2x2(b->q + row * k_end, b->w + col * k_end, k_end, sums[turn], &before);
+			amx_sums_2x2(b->q + row * k_end, b->w + col * k_end, k_end, sums[turn], &before, &next);
 			drain(&before, 32, 2);
 			suspend(b, &before, sums[turn], row, 32, col, 2);
 		}
+	}
 	drain(&before, 32, 2);
 	return col;
 }

@@ -12,9 +12,6 @@
 #include "llm_cpu.h"
 #include "llm_cpu_matrix.h"
 
-#define ROWS_BLOCK 128u /* rows of a piece: what is quantised and multiplied at once */
-#define ROWS_FEW   32u  /* up to so many rows for each thread the columns are cut */
-
 typedef struct matmul_args
 {
 	const llm_cpu *cpu;
@@ -30,6 +27,47 @@ typedef struct matmul_args
 	uint32_t n_cols;
 } matmul_args;
 
+/* The int8 block of columns [col, col + n_cols) of a matrix; see the header. */
+void
+llm_cpu_product_i8(const llm_cpu *cpu, const pp_matrix *w, const llm_cpu_quantised *x,
+                   uint32_t n_rows, uint32_t col, uint32_t n_cols, const float *bias, float *out,
+                   size_t ld_out)
+{
+	cpu->matmul_i8(&(llm_i8_block){.out = out,
+	                               .ld_out = ld_out,
+	                               .q = x->q,
+	                               .q_scale = x->scale,
+	                               .w = w->panels_i8 + col * w->bytes_row,
+	                               .w_scale = w->scale + col,
+	                               .w_sum128 = w->sum128 + col,
+	                               .bias = bias != NULL ? bias + col : NULL,
+	                               .bytes_row = w->bytes_row,
+	                               .n_rows = n_rows,
+	                               .n_cols = n_cols});
+}
+
+/* Rotates and quantises n_rows rows of x for a product with w. */
+void
+llm_cpu_quantise_rows(const llm_cpu *cpu, const pp_matrix *w, const float *x, uint32_t n_rows,
+                      const llm_cpu_quantised *out)
+{
+	for (uint32_t r = 0; r < n_rows; r++)
+	{
+		cpu->kernels->hadamard(out->rotated, x + (size_t) r * w->n_cols, w->n_cols, w->block);
+		out->scale[r] = cpu->kernels->quantise(out->q + r * w->bytes_row, out->rotated, w->n_cols,
+		                                       w->bytes_row);
+	}
+}
+
+/* The quantised rows from row on, with the float row of a thread. */
+static llm_cpu_quantised
+quantised_at(const matmul_args *a, uint32_t row, uint32_t thread)
+{
+	return (llm_cpu_quantised){.q = a->q + row * a->w->bytes_row,
+	                           .scale = a->q_scale + row,
+	                           .rotated = a->rotated + (size_t) thread * a->w->n_cols};
+}
+
 /* Multiplies rows [row, row + n_rows) with panels [panel, panel + n_panels). */
 static void
 multiply(const matmul_args *a, uint32_t row, uint32_t n_rows, uint32_t panel, uint32_t n_panels)
@@ -38,8 +76,8 @@ multiply(const matmul_args *a, uint32_t row, uint32_t n_rows, uint32_t panel, ui
 	const size_t col = (size_t) panel * LLM_PANEL;
 	const uint32_t n_left = w->n_rows - (uint32_t) col;
 	const uint32_t n_cols = n_panels * LLM_PANEL < n_left ? n_panels * LLM_PANEL : n_left;
+	const llm_cpu_quantised x = quantised_at(a, row, 0);
 	float *out = a->out + (size_t) row * w->n_rows + col;
-	const float *bias = a->bias != NULL ? a->bias + col : NULL;
 
 	if (w->precision == PP_PREC_F32)
 		a->cpu->kernels->matmul_f32(&(llm_f32_block){.out = out,
@@ -47,21 +85,11 @@ multiply(const matmul_args *a, uint32_t row, uint32_t n_rows, uint32_t panel, ui
 		                                             .x = a->x + (size_t) row * w->n_cols,
 		                                             .k = w->n_cols,
 		                                             .w = w->panels + col * w->n_cols,
-		                                             .bias = bias,
+		                                             .bias = a->bias != NULL ? a->bias + col : NULL,
 		                                             .n_rows = n_rows,
 		                                             .n_cols = n_cols});
 	else
-		a->cpu->matmul_i8(&(llm_i8_block){.out = out,
-		                                  .ld_out = w->n_rows,
-		                                  .q = a->q + row * w->bytes_row,
-		                                  .q_scale = a->q_scale + row,
-		                                  .w = w->panels_i8 + col * w->bytes_row,
-		                                  .w_scale = w->scale + col,
-		                                  .w_sum128 = w->sum128 + col,
-		                                  .bias = bias,
-		                                  .bytes_row = w->bytes_row,
-		                                  .n_rows = n_rows,
-		                                  .n_cols = n_cols});
+		llm_cpu_product_i8(a->cpu, w, &x, n_rows, (uint32_t) col, n_cols, a->bias, out, w->n_rows);
 }
 
 /* Rotates and quantises rows [begin, end) where the matrix is int8. */
@@ -69,17 +97,11 @@ static void
 quantise_rows(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
 	const matmul_args *a = arg;
-	const llm_cpu_kernels *kernels = a->cpu->kernels;
-	const pp_matrix *w = a->w;
-	float *row = a->rotated + (size_t) thread * w->n_cols;
+	const llm_cpu_quantised out = quantised_at(a, begin, thread);
 
-	if (w->precision == PP_PREC_F32)
-		return;
-	for (uint32_t r = begin; r < end; r++)
-	{
-		kernels->hadamard(row, a->x + (size_t) r * w->n_cols, w->n_cols, w->block);
-		a->q_scale[r] = kernels->quantise(a->q + r * w->bytes_row, row, w->n_cols, w->bytes_row);
-	}
+	if (a->w->precision != PP_PREC_F32)
+		llm_cpu_quantise_rows(a->cpu, a->w, a->x + (size_t) begin * a->w->n_cols, end - begin,
+		                      &out);
 }
 
 /* Pieces of rows by all columns. */
@@ -122,6 +144,15 @@ reserve(llm_cpu *cpu, matmul_args *a)
 	return PP_OK;
 }
 
+/* Rows of a piece; see the header. */
+uint32_t
+llm_cpu_rows_block(const llm_cpu *cpu, uint32_t n_tokens)
+{
+	const uint32_t rows = (n_tokens / llm_pool_n_threads(cpu->pool) + 31) / 32 * 32;
+
+	return rows < LLM_CPU_ROWS_BLOCK ? rows : LLM_CPU_ROWS_BLOCK;
+}
+
 /* out = x Wᵀ + bias. */
 pp_result
 llm_cpu_matmul(pp_backend *be, float *dev_out, const float *dev_x, const pp_matrix *w,
@@ -138,11 +169,9 @@ llm_cpu_matmul(pp_backend *be, float *dev_out, const float *dev_x, const pp_matr
 	result = reserve(cpu, &a);
 	if (result != PP_OK || n_tokens == 0 || w->n_rows == 0)
 		return result;
-	if (n_tokens > ROWS_FEW * n_threads)
+	if (n_tokens > LLM_CPU_ROWS_FEW * n_threads)
 	{
-		grain = (n_tokens / n_threads + 31) / 32 * 32;
-		llm_pool_for(cpu->pool, n_tokens, grain < ROWS_BLOCK ? grain : ROWS_BLOCK, multiply_rows,
-		             &a);
+		llm_pool_for(cpu->pool, n_tokens, llm_cpu_rows_block(cpu, n_tokens), multiply_rows, &a);
 		return PP_OK;
 	}
 	quantise_rows(&a, 0, n_tokens, 0);

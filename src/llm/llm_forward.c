@@ -301,6 +301,20 @@ run_attention(llm_workspace *ws, const llm_batch *batch, uint32_t i)
 	return result;
 }
 
+/* out = feed-forward block of x in three ops, for backends that have none for it. */
+static pp_result
+mlp_apart(pp_backend *be, pp_act *out, const pp_act *x, const pp_mlp *mlp, uint32_t n)
+{
+	pp_result result = be->ops->matmul(be, mlp->dev_wide, x, mlp->in, mlp->dev_in_bias, n);
+
+	if (result == PP_OK)
+		result =
+		    be->ops->activate(be, mlp->dev_hidden, mlp->dev_wide, n, mlp->f, mlp->act, mlp->gated);
+	if (result == PP_OK)
+		result = be->ops->matmul(be, out, mlp->dev_hidden, mlp->out, mlp->dev_out_bias, n);
+	return result;
+}
+
 /* delta = MLP block of normed. */
 static pp_result
 run_mlp(llm_workspace *ws, uint32_t n, uint32_t i)
@@ -308,15 +322,18 @@ run_mlp(llm_workspace *ws, uint32_t n, uint32_t i)
 	const llm_model *m = ws->m;
 	const llm_arch *arch = &m->arch;
 	const llm_layer *layer = &m->layers[i];
-	const pp_ops *ops = m->be->ops;
-	pp_result result =
-	    ops->matmul(m->be, ws->wide, ws->normed, layer->ffn_in, layer->ffn_in_bias, n);
+	const pp_mlp mlp = {.in = layer->ffn_in,
+	                    .out = layer->ffn_out,
+	                    .dev_in_bias = layer->ffn_in_bias,
+	                    .dev_out_bias = layer->ffn_out_bias,
+	                    .dev_wide = ws->wide,
+	                    .dev_hidden = ws->wide2,
+	                    .f = arch->d_ff,
+	                    .act = arch->act,
+	                    .gated = arch->mlp_gated};
+	pp_result result = (m->be->ops->mlp != NULL ? m->be->ops->mlp : mlp_apart)(m->be, ws->delta,
+	                                                                           ws->normed, &mlp, n);
 
-	if (result == PP_OK)
-		result =
-		    ops->activate(m->be, ws->wide2, ws->wide, n, arch->d_ff, arch->act, arch->mlp_gated);
-	if (result == PP_OK)
-		result = ops->matmul(m->be, ws->delta, ws->wide2, layer->ffn_out, layer->ffn_out_bias, n);
 	if (result == PP_OK && layer->ffn_post_norm != NULL)
 		result = layer_norm(ws, ws->delta, NULL, ws->delta, layer->ffn_post_norm, NULL, n);
 	return result;
