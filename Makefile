@@ -102,6 +102,7 @@ FUZZ_PROGRAMS = $(FUZZ:%=$(BUILD)/%)
 # No bitcode: PGXS would ask for the clang that the server was built with.
 EXT_MAKE      = $(MAKE) --no-print-directory -f extension.mk with_llvm=no PG_CONFIG=$(PG_CONFIG)
 RESULTS       = $(BUILD)/results
+DIST          = prepack-$(shell sed -n '/"version"/{s/.*: *"\(.*\)".*/\1/p;q}' META.json)
 RUN           = scripts/run-tests --results $(RESULTS)
 SUBMAKE       = $(MAKE) --no-print-directory -j$$(nproc)
 ASAN_MAKE     = $(SUBMAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined
@@ -113,8 +114,8 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 # --- what people call -------------------------------------------------------------------
 
 .PHONY: all engine cuda check-kernels bench-gpu check check-llm check-style check-layers \
-        check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-sql install install-engine \
-        install-extension uninstall clean clean-extension format \
+        check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-sql \
+        install install-engine install-extension uninstall clean clean-extension dist format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
         fuzz-grammar extension check-clang check-pgspot check-sql check-docs check-versions \
         installcheck quickstart \
@@ -235,6 +236,10 @@ uninstall:                      ## remove what install put there
 	+$(EXT_MAKE) uninstall
 	cd $(DESTDIR)$$($(PG_CONFIG) --pkglibdir) && rm -f prepack-engine prepack_cuda.so
 	rm -f $(DESTDIR)$(PREFIX)/bin/prepack-engine $(DESTDIR)$(PREFIX)/bin/prepack_cuda.so
+
+dist:                           ## the source archive of the last commit, as PGXN takes it
+	mkdir -p $(BUILD)
+	git archive --format zip --prefix $(DIST)/ -o $(BUILD)/$(DIST).zip HEAD
 
 format:                         ## wrap wide comments, lay out all C files by .clang-format
 	git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs scripts/wrap-comments
