@@ -17,7 +17,7 @@ RUN make -j"$(nproc)" all && make install DESTDIR=/out PREFIX=/usr && build/prep
 FROM debian:bookworm-slim
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        postgresql-15 libutf8proc2 \
+        postgresql-15 ca-certificates libcurl4 libutf8proc2 \
     && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/15/main \
     && install -d -o postgres -g postgres -m 700 /var/lib/postgresql/data \
     && install -d -o postgres -g postgres /models

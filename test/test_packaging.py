@@ -62,6 +62,13 @@ class Debian(unittest.TestCase):
         for v in versions:
             self.assertIn(f"postgresql-server-dev-{v}", head)
 
+    def test_builds_from_what_install_deps_installs(self):
+        needed = re.search(r'^packages="([^"]*)"', read("scripts/install-deps"), re.M).group(1).split()
+        for package in needed:
+            if package.startswith("lib"):
+                self.assertIn(package, read("debian/control").split("\n\n", maxsplit=1)[0])
+                self.assertIn(package, read("docs/building.md"))
+
     def test_rules_call_targets_that_exist(self):
         check_targets(self, read("debian/rules"), r"\$\(MAKE\) ([\w -]+?)(?= \w+=|;|\n| \\)")
 
