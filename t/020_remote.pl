@@ -213,10 +213,9 @@ SKIP:
 	skip 'the Python package llama-cpp-python[server] is missing', $n if !$has;
 	skip "there is no $gguf", $n if !-r $gguf;
 	my $real_port = PostgreSQL::Test::Cluster::get_free_port();
-	my ($out, $err) = ('', '');
-	my $real = IPC::Run::start([ $python, '-m', 'llama_cpp.server', '--model', $gguf, '--port', $real_port,
+	my $real = IPC::Run::start([ $python, "$here/llama_server.py", '--model', $gguf, '--port', $real_port,
 		'--host', '127.0.0.1', '--n_ctx', '2048', '--n_threads', '2', '--logits_all', 'true' ],
-		'<', \undef, '>', \$out, '2>', \$err);
+		'<', \undef, '>', "$log.real", '2>&1');
 	query("ALTER SYSTEM SET prepack.allowed_endpoints = 'http://127.0.0.1:$real_port'");
 	$node->reload;
 	sleep 1;

@@ -50,7 +50,7 @@ check_frame(const llm_wire_header *h, llm_wire_reader r)
 	{
 		case LLM_WIRE_RESULTS:
 			for (uint32_t n = llm_wire_get_u32(&r); n > 0 && !r.bad; n--)
-				if (fixture_get_row(&r).status > LLM_E_INTERNAL)
+				if (fixture_get_row(&r).status > LLM_E_PROTOCOL)
 					abort();
 			break;
 		case LLM_WIRE_PIECE:

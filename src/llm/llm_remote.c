@@ -88,8 +88,9 @@ add_call(remote_job *job, uint32_t first, uint32_t n)
 	call->first = first;
 	call->n = n;
 	/* Without anything special in it, it is plain already. */
-	call->plain = labels ? job->lane->plain_labels
-	                     : job->job->schema.bytes == NULL || job->lane->plain_schema;
+	call->level = labels                           ? job->lane->labels
+	              : job->job->schema.bytes != NULL ? job->lane->schema
+	                                               : REMOTE_PLAIN;
 	call->next = job->calls;
 	job->calls = call;
 	job->n_open++;
@@ -264,6 +265,15 @@ split_call(llm_remote *r, remote_call *call, const llm_error *why)
 			job->given_up = *why;
 }
 
+/* Lets a call ask for less. */
+static void
+simplify_call(llm_remote *r, remote_call *call)
+{
+	remote_call_stop(r, call);
+	call->level = remote_is_labels(call->job) ? REMOTE_PLAIN : call->level + 1;
+	call->fell_back = true;
+}
+
 /* Takes the reply of a call. */
 static void
 finish_call(llm_remote *r, remote_call *call)
@@ -273,11 +283,19 @@ finish_call(llm_remote *r, remote_call *call)
 
 	job->n_down = 0;
 	if (remote_read_reply(call, &err) != LLM_OK)
+	{
+		/* Some servers overlook a response_format that they do not know. */
+		if (err.code == LLM_E_PROTOCOL && job->schema != NULL && call->level < REMOTE_PLAIN)
+		{
+			simplify_call(r, call);
+			return;
+		}
 		remote_units_failed(call, &err);
+	}
 	else if (call->fell_back && remote_is_labels(job))
-		job->lane->plain_labels = true;
+		job->lane->labels = call->level;
 	else if (call->fell_back)
-		job->lane->plain_schema = true;
+		job->lane->schema = call->level;
 	drop_call(r, call);
 }
 
@@ -295,9 +313,8 @@ end_call(llm_remote *r, remote_call *call, CURLcode code)
 		case REMOTE_RETRY:
 			retry_call(r, call, &err);
 			break;
-		case REMOTE_PLAIN:
-			call->plain = call->fell_back = true;
-			remote_call_stop(r, call);
+		case REMOTE_SIMPLER:
+			simplify_call(r, call);
 			break;
 		case REMOTE_SPLIT:
 			split_call(r, call, &err);

@@ -3,7 +3,7 @@
  *
  * What may be tried again: a connection that failed or broke, 408, 429 and 5xx. Not a timeout: the
  * server may still be computing, and asking again would only add to its load. A request with
- * features that not all servers have (logprobs, response_format) is asked plainly before it fails.
+ * features that not all servers have (logprobs, response_format) is asked for less before it fails.
  */
 #include <arpa/inet.h>
 #include <math.h>
@@ -254,8 +254,8 @@ judge_refusal(const remote_call *call, long http, llm_error *err)
 	{
 		llm_fail(err, LLM_E_REMOTE, "endpoint \"%s\" refused the request (HTTP %ld%s%s)", name,
 		         http, word[0] != '\0' ? ", " : "", word);
-		if (!call->plain && (http == 400 || http == 422))
-			return REMOTE_PLAIN;
+		if (call->level < REMOTE_PLAIN && (http == 400 || http == 422))
+			return REMOTE_SIMPLER;
 	}
 	if (http == 401 || http == 403 || http == 404)
 		return REMOTE_FAILED;
@@ -280,7 +280,8 @@ remote_call_judge(const remote_call *call, CURLcode code, llm_error *err)
 			llm_fail(err, LLM_E_BUSY, "endpoint \"%s\" has too many requests (HTTP 429)", name);
 		else
 			llm_fail(err, LLM_E_REMOTE, "endpoint \"%s\" failed (HTTP %ld)", name, http);
-		return !call->plain && (http == 500 || http == 501) ? REMOTE_PLAIN : REMOTE_RETRY;
+		return call->level < REMOTE_PLAIN && (http == 500 || http == 501) ? REMOTE_SIMPLER
+		                                                                  : REMOTE_RETRY;
 	}
 	if (http >= 400)
 		return judge_refusal(call, http, err);

@@ -48,6 +48,14 @@ typedef struct remote_buffer
 	bool failed;
 } remote_buffer;
 
+/* How much a server is asked for; it starts with the first and goes on while it is refused. */
+typedef enum remote_level
+{
+	REMOTE_FULL,  /* logprobs; a schema as OpenAI's json_schema */
+	REMOTE_OTHER, /* a schema in json_object, as llama-cpp-python and others have it */
+	REMOTE_PLAIN  /* nothing that not all servers know: the schema is told in words */
+} remote_level;
+
 /* An endpoint as the executor knows it: all jobs with the same URL share one. */
 typedef struct remote_lane
 {
@@ -56,8 +64,8 @@ typedef struct remote_lane
 	uint32_t n_jobs;
 	uint32_t n_flying;
 	double not_before_ms; /* the server asked for a pause until then */
-	bool plain_labels;    /* it refuses logprobs */
-	bool plain_schema;    /* it refuses response_format */
+	remote_level labels;  /* the most it understands, as far as known */
+	remote_level schema;
 } remote_lane;
 
 /* One request, alive until its units are answered or have failed. */
@@ -68,8 +76,8 @@ typedef struct remote_call
 	uint32_t first; /* units [first, first + n) */
 	uint32_t n;
 	uint32_t attempt; /* tries that have failed */
-	bool plain;       /* without what not all servers know */
-	bool fell_back;   /* plain because the server refused otherwise */
+	remote_level level;
+	bool fell_back; /* the server did not understand more */
 	bool flying;
 	double not_before_ms;
 	CURL *easy;
@@ -134,7 +142,7 @@ typedef enum remote_verdict
 {
 	REMOTE_GOOD,    /* a reply to read */
 	REMOTE_RETRY,   /* later, perhaps */
-	REMOTE_PLAIN,   /* again without logprobs and response_format */
+	REMOTE_SIMPLER, /* again, on the next level */
 	REMOTE_SPLIT,   /* text by text: one of them is bad */
 	REMOTE_REFUSED, /* what was asked is bad; other rows may fare better */
 	REMOTE_FAILED   /* the endpoint is bad */

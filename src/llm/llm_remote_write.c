@@ -204,7 +204,7 @@ put_extras(remote_buffer *b, const remote_call *call)
 {
 	const llm_job *j = call->job->job;
 
-	if (call->plain)
+	if (call->level == REMOTE_PLAIN)
 		return;
 	if (remote_is_labels(call->job))
 	{
@@ -213,10 +213,12 @@ put_extras(remote_buffer *b, const remote_call *call)
 	}
 	if (j->schema.bytes == NULL)
 		return;
-	put_str(b, ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":"
-	           "{\"name\":\"answer\",\"strict\":true,\"schema\":");
+	put_str(b, call->level == REMOTE_FULL
+	               ? ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":"
+	                 "{\"name\":\"answer\",\"strict\":true,\"schema\":"
+	               : ",\"response_format\":{\"type\":\"json_object\",\"schema\":");
 	remote_put(b, j->schema.bytes, j->schema.n);
-	put_str(b, "}}");
+	put_str(b, call->level == REMOTE_FULL ? "}}" : "}");
 }
 
 /* Appends the words for a schema that the server is not told otherwise. */
@@ -225,7 +227,7 @@ put_schema_words(remote_buffer *b, const remote_call *call)
 {
 	const llm_job *j = call->job->job;
 
-	if (!call->plain || j->schema.bytes == NULL)
+	if (call->level != REMOTE_PLAIN || j->schema.bytes == NULL)
 		return;
 	put_str(b, "\\n\\nAnswer with JSON alone, which fits this JSON schema: ");
 	put_escaped(b, j->schema.bytes, j->schema.n);
