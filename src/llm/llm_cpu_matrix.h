@@ -22,7 +22,7 @@ struct pp_matrix
 	uint32_t n_cols;
 	uint32_t block;        /* int8: size of the Hadamard blocks of a row */
 	size_t bytes_row;      /* int8: n_cols padded to a multiple of 64 */
-	uint64_t bytes;        /* of all that is owned */
+	uint64_t bytes;        /* of all that is owned, or looked up in the mapped file */
 	float *panels;         /* PP_PREC_F32 */
 	int8_t *panels_i8;     /* PP_PREC_INT8 */
 	float *scale;          /* [n_rows, padded to a panel] */

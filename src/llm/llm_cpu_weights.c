@@ -165,6 +165,8 @@ matrix_reserve(pp_matrix *m, const pp_matrix_part *parts, uint32_t n_parts)
 			m->parts = matrix_alloc(m, n_parts, sizeof(*parts));
 			if (m->parts != NULL && n_parts > 0)
 				memcpy(m->parts, parts, n_parts * sizeof(*parts));
+			for (uint32_t i = 0; i < n_parts; i++) /* the file's own, but in use as long */
+				m->bytes += parts[i].n_rows * parts[i].row_bytes;
 			m->n_parts = n_parts;
 			return m->parts != NULL;
 	}

@@ -134,7 +134,10 @@ run_synthetic(llm_slot *slot, const uint32_t *pages, uint32_t n, llm_error *err)
 	return llm_forward_encode(slot->ws, &batch, pass->logits, err);
 }
 
-/* Measures passes of growing size and chooses both budgets. */
+/*
+ * Measures passes of growing size and chooses both budgets. When two sizes in a row are no faster
+ * than the ones before, larger ones are not tried: their scratch would stay in memory for nothing.
+ */
 static llm_status
 calibrate(llm_slot *slot, uint32_t max_tokens, llm_sched_params *params, llm_error *err)
 {
@@ -142,6 +145,7 @@ calibrate(llm_slot *slot, uint32_t max_tokens, llm_sched_params *params, llm_err
 	uint32_t size[16];
 	uint32_t n = 0;
 	double best = 0;
+	uint32_t n_slower = 0;
 	double begun;
 	uint32_t *pages = llm_malloc_array(max_tokens, sizeof(*pages));
 	llm_status status =
@@ -167,11 +171,12 @@ calibrate(llm_slot *slot, uint32_t max_tokens, llm_sched_params *params, llm_err
 		ms = llm_now_ms() - start < ms ? llm_now_ms() - start : ms;
 		size[n] = t;
 		rate[n] = t / (ms > 1e-3 ? ms : 1e-3);
+		n_slower = rate[n] * CALIBRATE_GAIN > best ? 0 : n_slower + 1;
 		best = rate[n] > best ? rate[n] : best;
 		if (ms <= INTERACTIVE_MS)
 			params->budget_interactive = t;
 		n++;
-		if (llm_now_ms() - begun > CALIBRATE_MS)
+		if (n_slower == 2 || llm_now_ms() - begun > CALIBRATE_MS)
 			break;
 	}
 	llm_free(pages);

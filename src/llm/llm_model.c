@@ -175,6 +175,8 @@ load_matrix(loader *ld, const part *parts, uint32_t n_parts, uint32_t layer, uin
 	if ((matrix = be->ops->matrix_create(be, stack, n_parts, n_cols, precision)) == NULL)
 		ld->status =
 		    llm_fail(ld->err, LLM_E_NOMEM, "could not prepare weights: %.200s", be->message);
+	/* a converted tensor is not read again: without this, file and matrices lie side by side */
+	llm_weights_advise_cold(ld->m->weights);
 	return matrix;
 }
 
