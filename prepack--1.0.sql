@@ -526,7 +526,7 @@ CREATE FUNCTION prepack.register_endpoint(name text, url text, options jsonb DEF
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pp_register_endpoint';
 COMMENT ON FUNCTION prepack.register_endpoint(text, text, jsonb) IS
-    'names a model of an OpenAI-compatible server; options kind, model, key_file, key_env, concurrency, retries, timeout';
+    'names a model of an OpenAI-compatible server; options kind, model, key_file, key_env, concurrency, …';
 REVOKE EXECUTE ON FUNCTION prepack.register_endpoint(text, text, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION prepack.drop_model(name text)
