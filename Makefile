@@ -114,8 +114,8 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 # --- what people call -------------------------------------------------------------------
 
 .PHONY: all engine cuda check-kernels bench-gpu check check-llm check-style check-layers \
-        check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-sql \
-        install install-engine install-extension uninstall clean clean-extension dist format \
+        check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-speql \
+        bench-sql         install install-engine install-extension uninstall clean clean-extension dist format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
         fuzz-grammar extension check-clang check-pgspot check-sql check-docs check-versions \
         installcheck quickstart \
@@ -214,6 +214,10 @@ bench-gpu: cuda $(BUILD)/bench_gpu ## on a machine with a card: passes of random
 
 bench-llm: all models           ## the engine and its peers side by side, into $(BUILD)/bench
 	bench/bench-llm --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
+
+bench-speql: all                ## typed queries, paired with speculation off; installs the extension first
+	$(MAKE) --no-print-directory install
+	bench/bench-speql --out $(BUILD)/bench
 
 bench-sql: all models           ## the promises of the extension, into $(BUILD)/bench; installs it first
 	$(MAKE) --no-print-directory install

@@ -142,7 +142,8 @@ class Query:
         column, kind = self.item().column(rng)
         choices = ["count(*)", f"count({column})", f"count(DISTINCT {column})"]
         if kind in ("int", "bigint", "numeric"):
-            choices += [f"sum({column})", f"avg({column})", f"sum({column}) FILTER (WHERE {column} > 0)"] * 2
+            choices += [f"sum({column})", f"avg({column})",
+                        f"sum({column}) FILTER (WHERE {column} > 0)"] * 2
         if kind != "boolean":
             choices += [f"min({column})", f"max({column})"]
         else:
@@ -183,7 +184,8 @@ class Query:
     def edit(self):
         """Changes one thing, as a person would."""
         rng = self.rng
-        how = rng.choice(["constant", "constant", "constant", "add", "remove", "unjoin", "unjoin", "output", "unoutput", "group",
+        how = rng.choice(["constant", "constant", "constant", "add", "remove", "unjoin", "unjoin", "output",
+                          "unoutput", "group",
                           "ungroup", "join", "order", "limit", "distinct", "having", "swap"])
         if how == "constant" and self.where:
             i = rng.randrange(len(self.where))

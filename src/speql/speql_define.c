@@ -306,16 +306,16 @@ mutable_conjuncts(List *conjuncts)
 	return mutable;
 }
 
-/* True for a condition on one table's columns and constants, no subquery. */
+/* True for a condition on one column and constants, no subquery. */
 static bool
 is_constant_conjunct(Node *node)
 {
-	return !subquery_walker(node, NULL) && bms_membership(pull_varnos(NULL, node)) == BMS_SINGLETON;
+	return !subquery_walker(node, NULL) && list_length(columns_of(node)) == 1;
 }
 
-/* The conditions that people edit. */
-List *
-speql_constant_conjuncts(const SpeqlForm *form)
+/* The conditions that people edit: of one column with constants. */
+static List *
+constant_conjuncts(const SpeqlForm *form)
 {
 	List *constant = NIL;
 	ListCell *lc;
@@ -324,6 +324,36 @@ speql_constant_conjuncts(const SpeqlForm *form)
 		if (is_constant_conjunct(lfirst(lc)))
 			constant = lappend(constant, lfirst(lc));
 	return constant;
+}
+
+/* The columns that conditions compare, those of the last condition first. */
+static List *
+columns_backwards(List *conditions)
+{
+	List *columns = NIL;
+
+	for (int i = list_length(conditions) - 1; i >= 0; i--)
+		columns = list_append_unique(columns, linitial(columns_of(list_nth(conditions, i))));
+	return columns;
+}
+
+/* The conditions that the n-th superset leaves out. */
+List *
+speql_superset_conjuncts(const SpeqlForm *form, int n)
+{
+	List *constant = constant_conjuncts(form), *of_column = NIL, *columns;
+	ListCell *lc;
+
+	if (n <= 1 || constant == NIL)
+		return n == 0 ? NIL : constant;
+	columns = columns_backwards(constant);
+	/* With one column only, the first was that already. */
+	if (list_length(columns) < 2 || n - 2 >= list_length(columns))
+		return NIL;
+	foreach (lc, constant)
+		if (equal(linitial(columns_of(lfirst(lc))), list_nth(columns, n - 2)))
+			of_column = lappend(of_column, lfirst(lc));
+	return of_column;
 }
 
 /* Makes a definition. */

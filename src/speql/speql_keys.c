@@ -185,6 +185,21 @@ speql_keys_take_off(const SpeqlForm *v, List *items, List **implied)
 	return items == NIL;
 }
 
+/* True when a column is never null. */
+bool
+speql_keys_never_null(Oid relid, AttrNumber column)
+{
+	HeapTuple tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(column));
+	bool declared = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		declared = ((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
+		ReleaseSysCache(tuple);
+	}
+	return declared && keys_cover_all(relid);
+}
+
 /* The columns of a relation's primary key; NIL when it has none. */
 List *
 speql_keys_primary(Oid relid)

@@ -109,6 +109,9 @@ extern bool speql_keys_take_off(const SpeqlForm *v, List *items, List **implied)
 /* The columns of a relation's primary key, as integers; NIL when it has none. */
 extern List *speql_keys_primary(Oid relid);
 
+/* True when a column is declared never to be null. */
+extern bool speql_keys_never_null(Oid relid, AttrNumber column);
+
 /* v's expression in q's numbering; the mapping must be complete for what it reads. */
 extern Node *speql_remap(Node *expr, const SpeqlMapping *m);
 
@@ -146,7 +149,11 @@ extern Aggref *speql_count_star(void);
  */
 extern Query *speql_define(const SpeqlForm *form, List *dropped, SpeqlReason *reason);
 
-/* The conjuncts that compare columns with constants: what people edit. */
-extern List *speql_constant_conjuncts(const SpeqlForm *form);
+/*
+ * The conjuncts that the n-th superset of a block leaves out, of those that compare one column with
+ * constants, as people edit: for n = 1 all of them; then those on one column, the column typed last
+ * first. NIL: there is no such superset (or n is 0: the block itself).
+ */
+extern List *speql_superset_conjuncts(const SpeqlForm *form, int n);
 
 #endif /* SPEQL_MATCH_H */

@@ -17,6 +17,7 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_func.h"
+#include "parser/parsetree.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
@@ -232,6 +233,36 @@ over_group(Aggref *agg, AggKind kind, const SpeqlMapping *m, Expr *(*column)(int
 	return count_of(column(of_count, arg), (Expr *) test);
 }
 
+/* True for a column that is null in no row: declared so, and its table is below no outer join. */
+static bool
+never_null(const SpeqlForm *q, Node *expr)
+{
+	Var *var = (Var *) expr;
+	RangeTblEntry *rte;
+	ListCell *lc;
+
+	if (!IsA(expr, Var) || var->varlevelsup != 0)
+		return false;
+	rte = rt_fetch(var->varno, q->query->rtable);
+	foreach (lc, q->items)
+		if (IsA(lfirst(lc), RangeTblRef) && lfirst_node(RangeTblRef, lc)->rtindex == var->varno &&
+		    rte->rtekind == RTE_RELATION)
+			return speql_keys_never_null(rte->relid, var->varattno);
+	return false;
+}
+
+/* The column of a part: of a count of what is never null, any count of the rows will do. */
+static int
+part_column(const SpeqlMapping *m, Aggref *part)
+{
+	int column = speql_output_column(m, (Node *) part, m->q->classes);
+
+	if (column == 0 && kind_of(part) == AGG_COUNT && part->aggfilter == NULL &&
+	    never_null(m->q, (Node *) linitial_node(TargetEntry, part->args)->expr))
+		column = speql_output_column(m, (Node *) speql_count_star(), NIL);
+	return column;
+}
+
 /* Rolls an aggregate up. */
 Expr *
 speql_rollup(Aggref *agg, const SpeqlMapping *m, Expr *(*column)(int, void *), void *arg)
@@ -245,7 +276,7 @@ speql_rollup(Aggref *agg, const SpeqlMapping *m, Expr *(*column)(int, void *), v
 	{
 		int i = foreach_current_index(lc);
 
-		columns[i] = speql_output_column(m, lfirst(lc), m->q->classes);
+		columns[i] = part_column(m, lfirst(lc));
 		if (columns[i] == 0)
 			return kind == AGG_COUNT_STAR ? NULL : over_group(agg, kind, m, column, arg);
 	}

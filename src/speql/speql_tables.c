@@ -84,7 +84,8 @@ pp_materialize(PG_FUNCTION_ARGS)
 		                errmsg("the query cannot be kept in a speculative table"),
 		                errdetail("Reason: %s.", speql_reason_name(reason))));
 	if (superset)
-		PG_RETURN_INT64(build_or_fail(form, speql_constant_conjuncts(form), SPEQL_KIND_SUPERSET));
+		PG_RETURN_INT64(
+		    build_or_fail(form, speql_superset_conjuncts(form, 1), SPEQL_KIND_SUPERSET));
 	PG_RETURN_INT64(build_or_fail(form, NIL, SPEQL_KIND_EXACT));
 }
 

@@ -43,13 +43,17 @@
 #define IDLE_MS        60000
 #define SWEEP_MS       5000 /* between looks at tables that are to go */
 #define PAUSE_MS       250  /* of typing, before something costly is built */
+#define WHOLE_PAUSE_MS 60   /* the same when the text runs as it is */
 #define COSTLY_MS      20   /* what is worth waiting for a pause */
 #define CHEAP_MS       2    /* what is not worth a table */
 #define SAMPLE_OVER_MS 400  /* a preview that would take longer reads a sample */
 #define SAMPLE_PERCENT 2.0
 /* an existing table must be so much cheaper than none, else a better is built */
 #define MIN_GAIN          4.0
-#define FIRST_MS_PER_COST 0.004 /* until builds have shown what a unit of cost takes */
+#define SUPERSETS         4      /* that are tried for one text */
+#define SUPERSET_ROWS     500000 /* most of one */
+#define SUPERSET_COST     2.5    /* times what the block itself costs, at most */
+#define FIRST_MS_PER_COST 0.004  /* until builds have shown what a unit of cost takes */
 
 /* One block of the text at hand. */
 typedef struct Work
@@ -351,10 +355,28 @@ step_outlook(Speculator *s, void *arg)
 typedef struct BuildStep
 {
 	Work *work;
-	bool superset;
+	int superset; /* the how-manieth of speql_superset_conjuncts(); 0: the block itself */
+	bool none;    /* there is no such superset, nor a later one */
 	uint64 id;
 	double ms;
 } BuildStep;
+
+/* True when a definition is worth its build: not too large, nor much dearer than the block itself. */
+static bool
+admitted(const Speculator *s, const SpeqlForm *form, const SpeqlEstimate *e, bool superset)
+{
+	SpeqlReason reason;
+	Query *itself;
+
+	if (e->bytes > pp_speculation_max_bytes * 1024.0 * 1024.0 / 2 ||
+	    e->cost * s->ms_per_cost > pp_speculation_statement_timeout)
+		return false;
+	if (!superset)
+		return true;
+	itself = speql_define(form, NIL, &reason);
+	return itself == NULL ||
+	       (e->rows <= SUPERSET_ROWS && e->cost <= SUPERSET_COST * speql_estimate(itself).cost);
+}
 
 /* Learns what a unit of cost takes. */
 static void
@@ -373,17 +395,17 @@ step_build(Speculator *s, void *arg)
 	BuildStep *step = arg;
 	SpeqlReason reason;
 	SpeqlForm *form = speql_named_form(speql_analyse(step->work->repair.sql), &reason);
-	List *dropped = form && step->superset ? speql_constant_conjuncts(form) : NIL;
+	List *dropped = form ? speql_superset_conjuncts(form, step->superset) : NIL;
 	Query *definition = form ? speql_define(form, dropped, &reason) : NULL;
 	SpeqlEstimate e;
 	const char *problem;
 	TimestampTz start = GetCurrentTimestamp();
 
-	if (definition == NULL || (step->superset && dropped == NIL))
+	step->none = form == NULL || (step->superset && dropped == NIL);
+	if (definition == NULL || step->none)
 		return;
 	e = speql_estimate(definition);
-	if (e.bytes > pp_speculation_max_bytes * 1024.0 * 1024.0 / 2 ||
-	    e.cost * s->ms_per_cost > pp_speculation_statement_timeout)
+	if (!admitted(s, form, &e, step->superset))
 		return;
 	(void) speql_registry_evict((int64) e.bytes);
 	step->id = speql_build(definition, step->superset ? SPEQL_KIND_SUPERSET : SPEQL_KIND_EXACT,
@@ -392,17 +414,18 @@ step_build(Speculator *s, void *arg)
 	learn(s, e.cost, step->ms);
 }
 
-/* Builds a table for a block. True when there is one now. */
+/* Builds a table for a block. True when there is one now; *none: see BuildStep. */
 static bool
-build(Speculator *s, Work *w, bool superset)
+build(Speculator *s, Work *w, int superset, bool *none)
 {
-	BuildStep step = {w, superset, 0, 0};
+	BuildStep step = {.work = w, .superset = superset};
 	TimestampTz start = GetCurrentTimestamp();
 	bool good;
 
 	if (!speql_feed_anchor(s->session, w->anchor))
 		return false;
 	good = run_step(s, step_build, &step, pp_speculation_statement_timeout, NULL);
+	*none = step.none;
 	(void) speql_feed_anchor(s->session, NULL);
 	if (s->cancelled)
 	{
@@ -431,7 +454,7 @@ static void
 work_on(Speculator *s, Work *w)
 {
 	Outlook o = {.work = w};
-	bool built = false, costly;
+	bool built = false, costly, none;
 
 	if (!w->runs || !run_step(s, step_outlook, &o, 2000, NULL) || !o.may_run)
 	{
@@ -444,26 +467,37 @@ work_on(Speculator *s, Work *w)
 		preview(s, w, o.ms_first);
 	if (worth_a_table(s, &o))
 	{
-		if (costly && !wait_for_pause(s, PAUSE_MS))
+		if (costly && !wait_for_pause(s, w->repair.note.len == 0 ? WHOLE_PAUSE_MS : PAUSE_MS))
 			return;
-		built = build(s, w, false);
+		built = build(s, w, 0, &none);
 	}
 	if (w->under_cursor && !superseded(s) &&
 	    (w->preview.sampled ? built : strcmp(w->preview.state, "ready") != 0))
 		preview(s, w, built ? 0 : o.ms_first);
 }
 
-/* Builds what answers edits of the constants that were typed, once nothing else is to be done. */
+/*
+ * Builds what answers edits of the constants that were typed, once nothing else is to be done: one
+ * table without all of the conditions, or, where that has too many groups, one a column.
+ */
 static void
 work_on_edits(Speculator *s, Work *w)
 {
 	Outlook o = {.work = w};
 
 	if (!w->runs || s->request.level < PP_SPECULATION_MATERIALIZE ||
-	    !wait_for_pause(s, 2 * PAUSE_MS))
+	    !wait_for_pause(s, 2 * PAUSE_MS) || !run_step(s, step_outlook, &o, 2000, NULL) ||
+	    !o.may_run || o.ms_plain < COSTLY_MS)
 		return;
-	if (run_step(s, step_outlook, &o, 2000, NULL) && o.may_run && o.ms_plain >= COSTLY_MS)
-		(void) build(s, w, true);
+	for (int i = 1; i <= SUPERSETS && !superseded(s); i++)
+	{
+		bool none;
+
+		if (build(s, w, i, &none) && i == 1)
+			return;
+		if (none || !wait_for_pause(s, PAUSE_MS))
+			return;
+	}
 }
 
 /* ---- one text ---------------------------------------------------------------------------- */
