@@ -115,7 +115,7 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
 .PHONY: all engine cuda check-kernels bench-gpu check check-llm check-style check-layers \
         check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-speql \
-        bench-sql         install install-engine install-extension uninstall clean clean-extension dist format \
+        bench-sql install install-engine install-extension uninstall clean clean-extension dist format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
         fuzz-grammar extension check-clang check-pgspot check-sql check-docs check-versions \
         installcheck quickstart \

@@ -17,10 +17,11 @@ INSERT INTO typed VALUES
     (2, E'SELECT city, count(*), sum(amount) AS total\nFROM sale'),
     (3, E'SELECT city, count(*), sum(amount) AS total\nFROM sale\nWHERE day >= date ''2026-06-01'' AND'),
     (4, E'SELECT city, count(*), sum(amount) AS total\nFROM sale\nWHERE day >= date ''2026-06-01''\nGROUP BY'),
-    (5, E'SELECT city, count(*), sum(amount) AS total\nFROM sale\nWHERE day >= date ''2026-06-01''\nGROUP BY city\nORDER BY total DESC LIMIT 3');
+    (5, E'SELECT city, count(*), sum(amount) AS total\nFROM sale\nWHERE day >= date ''2026-06-01''\nGROUP BY city\n'
+        'ORDER BY total DESC LIMIT 3');
 
 -- Cold: without speculation.
-\set query 'SELECT city, count(*), sum(amount) AS total FROM sale WHERE day >= date ''2026-06-01'' GROUP BY city ORDER BY total DESC LIMIT 3'
+SELECT body AS query FROM typed WHERE i = 5 \gset
 SET prepack.use_speculation = off;
 SELECT clock_timestamp() AS t0 \gset
 :query \g /dev/null

@@ -102,7 +102,7 @@ subquery_walker(Node *node, void *context)
 	return IsA(node, SubLink) || expression_tree_walker(node, subquery_walker, context);
 }
 
-/* The outputs of a plain block: columns of result and conditions, what is costly to compute again. */
+/* The outputs of a plain block: the columns of result and conditions, and what is costly. */
 static List *
 plain_outputs(const SpeqlForm *form)
 {

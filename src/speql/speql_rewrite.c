@@ -490,7 +490,7 @@ rewrite_upper(Rewrite *r, Query *block)
 		block->hasTargetSRFs = false;
 }
 
-/* A condition that ties a table that is joined back to its row: column of the one = of the other. */
+/* A condition that ties a table that is joined back to its row, for one column of the key. */
 static Node *
 key_condition(Rewrite *r, int index, AttrNumber column)
 {

@@ -361,7 +361,7 @@ typedef struct BuildStep
 	double ms;
 } BuildStep;
 
-/* True when a definition is worth its build: not too large, nor much dearer than the block itself. */
+/* True when a definition is worth its build: not too large, nor much dearer than the block. */
 static bool
 admitted(const Speculator *s, const SpeqlForm *form, const SpeqlEstimate *e, bool superset)
 {
