@@ -94,7 +94,8 @@ typedef struct SpeqlMapping
 	List *compensation; /* q's conjuncts that are still to be tested on top */
 	List *joins;        /* those of them that make columns identical, with v's classes only */
 	List *others;       /* q's items that the table does not stand for */
-	List *implied;      /* v's conjuncts that hold because of keys: of tables that q does not read */
+	/* v's conjuncts that hold because of keys: of tables that q does not read */
+	List *implied;
 	SpeqlReason reason; /* the furthest that any attempt got */
 } SpeqlMapping;
 
