@@ -43,7 +43,7 @@ KERNELS_CUDA  = backend plan weights matmul matmul_skinny rows norm activate qkv
 KERNELS_REF   = matmul_ref norm_ref activate_ref rope_ref attention_ref pool_ref
 
 # What only the process has: the server loop, the command line. May print and exit.
-LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_generate llm_cli_inspect llm_cli_model \
+LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_pack llm_cli_generate llm_cli_inspect llm_cli_model \
                 llm_cli_selftest llm_cli_serve
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------

@@ -20,6 +20,7 @@ case "$*" in
 *sorted*) printf 'classify\\t40\\ttexts/s\\n' ;;
 *unshared*) exit 3 ;;
 *classify*) printf 'classify\\t50\\ttexts/s\\n' ;;
+*pack*) printf 'pack/first-fit\\t90\\t%%\\npack/worst-fit\\t60\\t%%\\n' ;;
 esac
 """
 PEER = """#!/bin/sh
@@ -75,6 +76,14 @@ class BenchLlm(unittest.TestCase):
         self.assertEqual(rows[work, "own, prefix not shared"][4:], ["-", "-", "", ""])
         self.assertEqual(status, 1)
         self.assertIn("--mode unshared: status 3", said)
+
+    def test_packing(self):
+        status, rows, _ = self.bench("pack")
+        work = "fixed shapes, first-fit"
+        self.assertEqual(status, 0)
+        self.assertEqual(rows[work, "worst-fit, as the paper"][1:], ["90", "%",
+                         "worst-fit, as the paper", "60", "1.5", "", ""])
+        self.assertEqual(rows[work, "padded"][4:], ["-", "-", "", ""])
 
 
 if __name__ == "__main__":

@@ -112,6 +112,9 @@ const char *llm_cli_isa(void);
 /* Monotonic milliseconds. */
 double llm_cli_now_ms(void);
 
+/* llm_cli_pack.c: prints how full fixed shapes would be of the lines of a file. */
+llm_status llm_cli_pack(const char *model, const char *file, llm_error *err);
+
 /* The commands: argv[0] is the command's name; they return the exit status. */
 int llm_cli_generate(int argc, char **argv);
 int llm_cli_inspect(int argc, char **argv);

@@ -494,7 +494,7 @@ run_table(bench *b)
 static int
 parse(const llm_cli_command *command, int argc, char **argv, settings *s, const char **args)
 {
-	static const char *const works[] = {"prefill", "decode", "classify", "embed"};
+	static const char *const works[] = {"prefill", "decode", "classify", "embed", "pack"};
 	static const char *const modes[] = {"packed", "padded", "sorted", "unshared"};
 	int status = llm_cli_parse(command, argc, argv, args);
 	bool work = s->work == NULL;
@@ -502,16 +502,16 @@ parse(const llm_cli_command *command, int argc, char **argv, settings *s, const 
 
 	if (status != LLM_CLI_RUN)
 		return status;
-	for (int i = 0; i < 4; i++)
-	{
+	for (int i = 0; i < 5; i++)
 		work = work || strcmp(s->work, works[i]) == 0;
+	for (int i = 0; i < 4; i++)
 		mode = mode || strcmp(s->mode, modes[i]) == 0;
-	}
 	if (!work)
 		return llm_cli_usage(command, "there is no work \"%s\"", s->work);
 	if (!mode)
 		return llm_cli_usage(command, "there is no mode \"%s\"", s->mode);
-	if (s->work != NULL && s->texts == NULL && (s->work[0] == 'c' || s->work[0] == 'e'))
+	if (s->work != NULL && s->texts == NULL && strchr("cep", s->work[0]) != NULL &&
+	    strcmp(s->work, "prefill") != 0)
 		return llm_cli_usage(command, "--work %s needs --texts", s->work);
 	if (s->n_prompt == 0 || s->n_gen == 0 || s->n_batch == 0)
 		return llm_cli_usage(command, "--prompt, --gen and --batch take 1 or more");
@@ -534,8 +534,11 @@ run(const settings *s, const char *model, llm_error *err)
 	                            .pad_group = padded || sorted ? PAD_GROUP : 0,
 	                            .pad_sorted = sorted};
 	bench b = {.s = s, .err = err};
-	llm_status status = llm_cli_open(model, &params, &b.e, &b.info, err);
+	llm_status status;
 
+	if (s->work != NULL && strcmp(s->work, "pack") == 0)
+		return llm_cli_pack(model, s->texts, err);
+	status = llm_cli_open(model, &params, &b.e, &b.info, err);
 	if (status == LLM_OK)
 		status = s->work != NULL ? run_work(&b) : run_table(&b);
 	llm_engine_destroy(b.e);
@@ -561,7 +564,7 @@ llm_cli_bench(int argc, char **argv)
 	    {"--repeats", "N", LLM_CLI_COUNT, &s.n_repeats,
 	     "runs of which the median counts, at most (5)"},
 	    {"--f32", NULL, LLM_CLI_FLAG, &s.f32, "compute in float instead of int8"},
-	    {"--work", "WORK", LLM_CLI_TEXT, &s.work, "only prefill, decode, classify or embed"},
+	    {"--work", "WORK", LLM_CLI_TEXT, &s.work, "only prefill, decode, classify, embed or pack"},
 	    {"--mode", "MODE", LLM_CLI_TEXT, &s.mode, "packed; baselines: padded, sorted, unshared"},
 	    {"--texts", "FILE", LLM_CLI_TEXT, &s.texts, "what to classify or embed, a text a line"},
 	    {"--instruction", "FILE", LLM_CLI_TEXT, &s.instruction, "what to classify by"},
