@@ -52,9 +52,9 @@ TESTS         = test_alloc test_arch test_chat test_conn test_cpu_attn test_cpu_
                 test_draft test_dummy test_engine test_forward test_gguf test_grammar test_json \
                 test_kernels test_kv test_label test_models test_pack test_packed test_prompt \
                 test_quant test_remote test_remote_jobs test_safetensors test_sample test_sched \
-                test_sched_load test_server test_server_model test_sim test_stop test_thread \
+                test_sched_load test_server test_server_model test_server_remote test_sim test_stop test_thread \
                 test_tok_load test_tokenizer test_unicode test_weights test_wire
-FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_safetensors fuzz_tokenizer fuzz_wire
+FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_remote fuzz_safetensors fuzz_tokenizer fuzz_wire
 BENCHES       = bench_gpu bench_grammar bench_ops
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli \
@@ -117,7 +117,7 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
         check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-speql \
         bench-sql install install-engine install-extension uninstall clean clean-extension dist format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
-        fuzz-grammar extension check-clang check-pgspot check-sql check-docs check-versions \
+        fuzz-grammar fuzz-remote extension check-clang check-pgspot check-sql check-docs check-versions \
         installcheck quickstart \
         start stop env psql
 
@@ -193,7 +193,7 @@ start stop env psql:            ## the quickstart's private server: start, stop,
 	@scripts/cluster $@
 
 fuzz-gguf fuzz-safetensors fuzz-json: ## fuzz one parser for FUZZ_SECONDS
-fuzz-tokenizer fuzz-wire fuzz-grammar: ## the same
+fuzz-tokenizer fuzz-wire fuzz-grammar fuzz-remote: ## the same
 $(FUZZ:fuzz_%=fuzz-%): fuzz-%:
 	$(FUZZ_MAKE) $(BUILD)/fuzz/fuzz_$*
 	mkdir -p $(BUILD)/fuzz/corpus/$* test/corpus/$*
