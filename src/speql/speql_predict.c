@@ -20,8 +20,7 @@
 #include "speql.h"
 #include "speql_history.h"
 
-#define MAX_COMPLETIONS 10
-#define MAX_OF_CATALOG  6
+#define MAX_OF_CATALOG 6
 
 /* Weights: of the first of each source; the others of it get less by rank. */
 #define WEIGHT_HISTORY 1.0f
@@ -34,15 +33,15 @@ typedef struct Predictor
 	SpeqlTokens *tokens; /* of the statement's text up to the cursor */
 	const char *partial; /* the word that is being typed, "" if none */
 	int last;            /* the token before it, or −1 */
-	/* nothing separates that token from what comes: a new word needs a blank */
-	bool glued;
-	int n;
-	SpeqlCompletion found[MAX_COMPLETIONS];
+	bool glued; /* nothing separates that token from what comes: a new word needs a blank */
+	SpeqlCompletions *found;
+	MemoryContext context; /* of what is found; SPI has one of its own */
 } Predictor;
 
-/* Adds a completion unless it is there already. */
-static void
-add(Predictor *p, const char *source, const char *insert, float4 weight)
+/* Adds a completion in the order of weights. */
+void
+speql_add_completion(SpeqlCompletions *c, const char *text, const char *source, const char *insert,
+                     float4 weight)
 {
 	int i, len = strlen(insert);
 
@@ -51,18 +50,30 @@ add(Predictor *p, const char *source, const char *insert, float4 weight)
 	if (len == 0)
 		return;
 	insert = pnstrdup(insert, len);
+	if (*text != '\0' && strchr(" \t\r\n", text[strlen(text) - 1]) != NULL)
+		insert += strspn(insert, " \t\r\n");
+	for (i = 0; i < c->n; i++)
+		if (strcmp(c->item[i].insert, insert) == 0)
+			return;
+	if (c->n == SPEQL_MAX_COMPLETIONS && c->item[c->n - 1].probability >= weight)
+		return;
+	for (i = Min(c->n, SPEQL_MAX_COMPLETIONS - 1); i > 0 && c->item[i - 1].probability < weight;
+	     i--)
+		c->item[i] = c->item[i - 1];
+	c->item[i] = (SpeqlCompletion){weight, source, insert, psprintf("%s%s", text, insert)};
+	c->n = Min(c->n + 1, SPEQL_MAX_COMPLETIONS);
+}
+
+/* The same, with the blank that a new word needs. */
+static void
+add(Predictor *p, const char *source, const char *insert, float4 weight)
+{
+	MemoryContext old = MemoryContextSwitchTo(p->context);
+
 	if (p->glued && strchr(" \t\r\n,;()", *insert) == NULL)
 		insert = psprintf(" %s", insert);
-	for (i = 0; i < p->n; i++)
-		if (strcmp(p->found[i].insert, insert) == 0)
-			return;
-	for (i = Min(p->n, MAX_COMPLETIONS - 1); i > 0 && p->found[i - 1].probability < weight; i--)
-		p->found[i] = p->found[i - 1];
-	if (i == MAX_COMPLETIONS - 1 && p->n == MAX_COMPLETIONS && p->found[i].probability >= weight)
-		return;
-	p->found[i] =
-	    (SpeqlCompletion){weight, source, pstrdup(insert), psprintf("%s%s", p->text, insert)};
-	p->n = Min(p->n + 1, MAX_COMPLETIONS);
+	speql_add_completion(p->found, p->text, source, insert, weight);
+	MemoryContextSwitchTo(old);
 }
 
 /* ---- what ran before --------------------------------------------------------------------- */
@@ -294,30 +305,44 @@ add_catalog(Predictor *p)
 
 /* ---- together ---------------------------------------------------------------------------- */
 
+/* The heavier first. */
+static int
+by_weight(const void *a, const void *b)
+{
+	float4 x = ((const SpeqlCompletion *) a)->probability,
+	       y = ((const SpeqlCompletion *) b)->probability;
+
+	return x > y ? -1 : x < y;
+}
+
 /* Writes what was found. */
-static void
-write_out(const Predictor *p, StringInfo out)
+void
+speql_write_completions(SpeqlCompletions *c, StringInfo out)
 {
 	float4 sum = 0;
 
-	for (int i = 0; i < p->n; i++)
-		sum += p->found[i].probability;
-	for (int i = 0; i < p->n; i++)
+	qsort(c->item, c->n, sizeof(SpeqlCompletion), by_weight);
+	for (int i = 0; i < c->n; i++)
+		sum += c->item[i].probability;
+	for (int i = 0; i < c->n; i++)
 	{
-		float4 probability = p->found[i].probability / Max(sum, 1);
+		const SpeqlCompletion *one = &c->item[i];
+		float4 probability = one->probability / Max(sum, 1);
 
 		appendBinaryStringInfo(out, (char *) &probability, sizeof(probability));
-		appendBinaryStringInfo(out, p->found[i].source, strlen(p->found[i].source) + 1);
-		appendBinaryStringInfo(out, p->found[i].insert, strlen(p->found[i].insert) + 1);
-		appendBinaryStringInfo(out, p->found[i].full, strlen(p->found[i].full) + 1);
+		appendBinaryStringInfo(out, one->source, strlen(one->source) + 1);
+		appendBinaryStringInfo(out, one->insert, strlen(one->insert) + 1);
+		appendBinaryStringInfo(out, one->full, strlen(one->full) + 1);
 	}
 }
 
 /* Finds completions. */
 void
-speql_predict(const char *text, int cursor, const char *repaired, bool valid, StringInfo out)
+speql_predict(const char *text, int cursor, const char *repaired, bool valid,
+              SpeqlCompletions *found)
 {
-	Predictor p = {.text = text, .last = -1, .partial = ""};
+	Predictor p = {
+	    .text = text, .last = -1, .partial = "", .found = found, .context = CurrentMemoryContext};
 	int start, len;
 	char *statement;
 
@@ -347,7 +372,6 @@ speql_predict(const char *text, int cursor, const char *repaired, bool valid, St
 	if (SPI_connect() == SPI_OK_CONNECT)
 	{
 		add_catalog(&p);
-		write_out(&p, out);
 		SPI_finish();
 	}
 }

@@ -11,7 +11,9 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "commands/async.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
@@ -20,11 +22,13 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "storage/bufmgr.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -35,6 +39,7 @@
 #include "speql_build.h"
 #include "speql_env.h"
 #include "speql_feed.h"
+#include "speql_model.h"
 #include "speql_predict.h"
 #include "speql_preview.h"
 #include "speql_registry.h"
@@ -50,6 +55,10 @@
 #define SAMPLE_PERCENT 2.0
 /* an existing table must be so much cheaper than none, else a better is built */
 #define MIN_GAIN          4.0
+#define PREFETCH_BLOCKS   8192   /* of the tables of a block, where none may be built */
+#define MODEL_PAUSE_MS    40     /* of typing, before the model is asked */
+#define MODEL_MS          2000   /* that it may take */
+#define NO_MODEL_MS       30000  /* until it is asked again after it did not answer */
 #define SUPERSETS         4      /* that are tried for one text */
 #define SUPERSET_ROWS     500000 /* most of one */
 #define SUPERSET_COST     2.5    /* times what the block itself costs, at most */
@@ -78,6 +87,8 @@ typedef struct Speculator
 	int n;
 	double ms_per_cost; /* learnt from builds; outlives texts */
 	bool cancelled;     /* the step at hand ended by a cancel */
+	SpeqlCompletions completions;
+	TimestampTz no_model_until; /* there is none, or it does not answer */
 } Speculator;
 
 typedef void (*Step)(Speculator *s, void *arg);
@@ -318,6 +329,54 @@ preview(Speculator *s, Work *w, double expected_ms)
 	notify(s, "preview");
 }
 
+/* ---- completions -------------------------------------------------------------------------- */
+
+/* Publishes completions. */
+static void
+publish_completions(Speculator *s)
+{
+	StringInfoData data;
+
+	initStringInfo(&data);
+	speql_write_completions(&s->completions, &data);
+	speql_feed_put_completions(s->session, s->request.id, data.data, data.len);
+	pg_atomic_fetch_add_u64(&speql_shared->counters.n_completions, 1);
+}
+
+/* Step: makes completions. */
+static void
+step_predict(Speculator *s, void *arg)
+{
+	s->completions.n = 0;
+	speql_predict(s->request.text, s->request.cursor, s->n ? s->work[0].repair.sql : NULL,
+	              s->n && s->work[0].repair.valid, &s->completions);
+	publish_completions(s);
+}
+
+/* Step: has the model rank them and add its own. */
+static void
+step_model(Speculator *s, void *arg)
+{
+	*(bool *) arg = speql_model_complete(s->request.text, &s->completions);
+}
+
+/* Asks the model, in a pause of typing; where there is none, not again for a while. */
+static void
+ask_model(Speculator *s)
+{
+	bool asked = false;
+
+	if (GetCurrentTimestamp() < s->no_model_until ||
+	    s->request.cursor < (int) strlen(s->request.text) || !wait_for_pause(s, MODEL_PAUSE_MS))
+		return;
+	if (!run_step(s, step_model, &asked, MODEL_MS, NULL) || !asked)
+		s->no_model_until = GetCurrentTimestamp() + NO_MODEL_MS * INT64CONST(1000);
+	if (!asked || superseded(s))
+		return;
+	publish_completions(s);
+	notify(s, "completions");
+}
+
 /* ---- tables ------------------------------------------------------------------------------ */
 
 /* What is known of a block before anything of it runs. */
@@ -438,6 +497,31 @@ build(Speculator *s, Work *w, int superset, bool *none)
 	return good && step.id != 0;
 }
 
+/* Step: reads what a block's plan will read into the caches, as far as the budget goes. */
+static void
+step_prefetch(Speculator *s, void *arg)
+{
+	SpeqlReason reason;
+	int budget = PREFETCH_BLOCKS;
+	ListCell *lc;
+
+	foreach (lc, speql_relations(speql_analyse(((Work *) arg)->repair.sql), &reason))
+	{
+		Relation rel = table_open(lfirst_oid(lc), AccessShareLock);
+		BlockNumber n = RELKIND_HAS_STORAGE(rel->rd_rel->relkind)
+		                    ? Min(RelationGetNumberOfBlocks(rel), (BlockNumber) budget)
+		                    : 0;
+
+		for (BlockNumber i = 0; i < n && !superseded(s); i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			(void) PrefetchBuffer(rel, MAIN_FORKNUM, i);
+		}
+		budget -= (int) n;
+		table_close(rel, AccessShareLock);
+	}
+}
+
 /* True when a block's table is worth building. */
 static bool
 worth_a_table(const Speculator *s, const Outlook *o)
@@ -460,11 +544,17 @@ work_on(Speculator *s, Work *w)
 	{
 		if (w->runs)
 			strlcpy(w->preview.state, "skipped", sizeof(w->preview.state));
+		if (w->under_cursor)
+			ask_model(s);
 		return;
 	}
 	costly = o.ms_first > COSTLY_MS;
 	if (w->under_cursor && (!costly || o.ms_first > SAMPLE_OVER_MS) && !superseded(s))
 		preview(s, w, o.ms_first);
+	if (w->under_cursor)
+		ask_model(s);
+	if (s->request.level == PP_SPECULATION_PLAN && costly)
+		(void) run_step(s, step_prefetch, w, 2000, NULL);
 	if (worth_a_table(s, &o))
 	{
 		if (costly && !wait_for_pause(s, w->repair.note.len == 0 ? WHOLE_PAUSE_MS : PAUSE_MS))
@@ -501,19 +591,6 @@ work_on_edits(Speculator *s, Work *w)
 }
 
 /* ---- one text ---------------------------------------------------------------------------- */
-
-/* Step: makes completions. */
-static void
-step_predict(Speculator *s, void *arg)
-{
-	StringInfoData data;
-
-	initStringInfo(&data);
-	speql_predict(s->request.text, s->request.cursor, s->n ? s->work[0].repair.sql : NULL,
-	              s->n && s->work[0].repair.valid, &data);
-	speql_feed_put_completions(s->session, s->request.id, data.data, data.len);
-	pg_atomic_fetch_add_u64(&speql_shared->counters.n_completions, 1);
-}
 
 /* The block under the cursor, or NULL. */
 static Work *
