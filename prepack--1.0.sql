@@ -552,7 +552,7 @@ CREATE FUNCTION prepack.unload_model(name text)
 RETURNS boolean LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pp_unload_model';
 COMMENT ON FUNCTION prepack.unload_model(text) IS
-    'takes a model out of the engine and frees its memory; its running calls fail';
+    'takes a model out of the engine and frees its memory; its running calls fail. False: it was not loaded';
 REVOKE EXECUTE ON FUNCTION prepack.unload_model(text) FROM PUBLIC;
 
 CREATE FUNCTION prepack.wait_until_ready(timeout interval DEFAULT '1 min')

@@ -49,7 +49,8 @@ typedef struct Connection
 	uint64 next_id;
 	PpRequest *requests; /* alive; each in its own context */
 	bool greeted;
-	List *loaded; /* paths known to be loaded in this engine; TopMemoryContext */
+	List *loaded;     /* paths known to be loaded in this engine; TopMemoryContext */
+	uint64 n_unloads; /* pp_shared's when that was known */
 } Connection;
 
 static Connection conn = {.fd = PGINVALID_SOCKET, .out.grow = pp_wire_grow};
@@ -416,6 +417,19 @@ connect_engine(TimestampTz deadline)
 	pp_client_free(req);
 }
 
+/* Forgets what is known to be loaded when any session has unloaded something since. */
+static void
+heed_unloads(void)
+{
+	uint64 n_unloads = pg_atomic_read_u64(&pp_shared->n_unloads);
+
+	if (n_unloads == conn.n_unloads)
+		return;
+	conn.n_unloads = n_unloads;
+	list_free_deep(conn.loaded);
+	conn.loaded = NIL;
+}
+
 /* Has the engine load a model, unless it is known to have it. */
 static void
 load_model(const char *name, const char *path, TimestampTz deadline)
@@ -428,6 +442,7 @@ load_model(const char *name, const char *path, TimestampTz deadline)
 
 	if (path[0] == '\0')
 		return; /* built in */
+	heed_unloads();
 	foreach (lc, conn.loaded)
 		if (strcmp(lfirst(lc), path) == 0)
 			return;
@@ -652,18 +667,28 @@ pp_client_load(const char *name, const char *path)
 	return (int64) llm_wire_get_u64(&r);
 }
 
-/* Unloads a model, here and in what is known to be loaded. */
-void
+/* Unloads a model; false: it was not loaded. All sessions learn that something was, before and after. */
+bool
 pp_client_unload(const char *path)
 {
 	uint8 payload[4 + MAXPGPATH];
 	llm_wire_writer w = {.bytes = payload, .capacity = sizeof(payload), .grow = pp_wire_refuse};
-	Size n;
+	TimestampTz deadline = startup_deadline();
+	PpRequest *req;
 
+	pp_require_preload();
 	llm_wire_put_text(&w, path, strlen(path));
-	list_free_deep(conn.loaded);
-	conn.loaded = NIL;
-	(void) pp_client_ask(LLM_WIRE_UNLOAD, payload, w.n, &n);
+	connect_engine(deadline);
+	pg_atomic_fetch_add_u64(&pp_shared->n_unloads, 1);
+	req = ask(LLM_WIRE_UNLOAD, payload, w.n, deadline);
+	pg_atomic_fetch_add_u64(&pp_shared->n_unloads, 1);
+	if (req->done && req->status == LLM_E_NOT_FOUND)
+		return false;
+	if (!req->done)
+		ereport(ERROR,
+		        (errcode(ERRCODE_CANNOT_CONNECT_NOW), errmsg("inference engine does not answer")));
+	check_request(req);
+	return true;
 }
 
 /* Asks the engine what a file is. */

@@ -140,7 +140,7 @@ typedef struct PpEngineInfo
  * the current one. */
 extern const char *pp_client_ask(int type, const void *payload, Size n, Size *n_reply);
 extern int64 pp_client_load(const char *name, const char *path);
-extern void pp_client_unload(const char *path);
+extern bool pp_client_unload(const char *path);
 /* What a file is, without loading it: "generate", "embed" or "rerank". */
 extern const char *pp_client_kind(const char *path);
 extern void pp_client_salt(uint8 salt[16]);

@@ -214,7 +214,7 @@ pp_load_model(PG_FUNCTION_ARGS)
 
 PG_FUNCTION_INFO_V1(pp_unload_model);
 
-/* unload_model(name): the memory is free when it returns. */
+/* unload_model(name): the memory is free when it returns. False: it was not loaded. */
 Datum
 pp_unload_model(PG_FUNCTION_ARGS)
 {
@@ -222,8 +222,7 @@ pp_unload_model(PG_FUNCTION_ARGS)
 
 	if (model->path[0] == '\0')
 		PG_RETURN_BOOL(false);
-	pp_client_unload(model->path);
-	PG_RETURN_BOOL(true);
+	PG_RETURN_BOOL(pp_client_unload(model->path));
 }
 
 PG_FUNCTION_INFO_V1(pp_prewarm);

@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "lib/stringinfo.h"
+#include "nodes/makefuncs.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -45,18 +46,21 @@ typedef struct Registered
 	bool builtin;
 } Registered;
 
-/* Opens the registry; the extension may not be installed in this database. */
+/*
+ * Opens the registry; the extension may not be installed in this database, or be dropped and made
+ * anew since this session looked last: the name is resolved under the lock.
+ */
 static Relation
 open_registry(void)
 {
-	Oid namespace = get_namespace_oid("prepack", true);
-	Oid relid = OidIsValid(namespace) ? get_relname_relid(PP_REGISTRY, namespace) : InvalidOid;
+	RangeVar *name = makeRangeVar("prepack", PP_REGISTRY, -1);
+	Oid relid = RangeVarGetRelid(name, AccessShareLock, true);
 
 	if (!OidIsValid(relid))
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 		                errmsg("extension \"prepack\" is not installed"),
 		                errhint("Run CREATE EXTENSION prepack.")));
-	return table_open(relid, AccessShareLock);
+	return table_open(relid, NoLock);
 }
 
 /* Copies a text column. */

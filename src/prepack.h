@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -86,6 +87,7 @@ typedef struct PpShared
 	TimestampTz started_at;  /* of the running engine */
 	int last_exit;           /* wait status of the engine that ended last */
 	bool restart_requested;  /* set by restart_engine(), cleared by the supervisor */
+	pg_atomic_uint64 n_unloads; /* models taken out of the engine; needs no lock */
 	char last_error[256];
 	uint8 salt_key[32]; /* random per postmaster start: keys the prefix salts */
 } PpShared;

@@ -46,6 +46,7 @@ shmem_startup(void)
 		pp_shared->lock = &GetNamedLWLockTranche(PP_TRANCHE)->lock;
 		pp_shared->state = PP_ENGINE_DOWN;
 		ConditionVariableInit(&pp_shared->state_changed);
+		pg_atomic_init_u64(&pp_shared->n_unloads, 0);
 		if (!pg_strong_random(pp_shared->salt_key, sizeof(pp_shared->salt_key)))
 			ereport(FATAL, (errcode(ERRCODE_INTERNAL_ERROR),
 			                errmsg("could not generate the prefix cache key")));
