@@ -102,7 +102,8 @@ is(differing('likely', $query), 0, 'likely: under a parallel plan');
 
 # Beside other sessions, which keep the engine busy with the same model and with the same texts.
 my $traffic = $node->basedir . '/traffic.sql';
-append_to_file($traffic, q{SELECT prepack.generate('Go on:', body, max_tokens => 8), prepack.log_likelihood('Ticket:', body)
+append_to_file($traffic, q{
+	SELECT prepack.generate('Go on:', body, max_tokens => 8), prepack.log_likelihood('Ticket:', body)
 	FROM needle UNION ALL SELECT prepack.generate('Tell.', body, max_tokens => 8), 0 FROM hay WHERE id < 9;} . "\n");
 my ($out, $err) = ('', '');
 my $h = IPC::Run::start([ 'pgbench', '-n', '-c', 4, '-T', 300, '-f', $traffic, '-h', $node->host, '-p', $node->port,
