@@ -667,7 +667,7 @@ pp_client_load(const char *name, const char *path)
 	return (int64) llm_wire_get_u64(&r);
 }
 
-/* Unloads a model; false: it was not loaded. All sessions learn that something was, before and after. */
+/* Unloads a model; false: it was not loaded. All sessions are told, before and after. */
 bool
 pp_client_unload(const char *path)
 {

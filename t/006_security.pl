@@ -56,7 +56,8 @@ $node->safe_psql('postgres', q{
 			$q$SELECT id FROM doc WHERE prepack.is_true(body, 'x') OR true$q$,
 			$q$SELECT id FROM doc WHERE leak(body) AND prepack.classify(body, '{a,b}') IN ('a', 'b')$q$,
 			$q$SELECT id FROM doc WHERE prepack.classify(body, '{a,b}') IN ('a', 'b') AND leak(body)$q$,
-			$q$SELECT d.id FROM doc d JOIN doc e ON d.id = e.id + 1 WHERE prepack.score(e.body, 'y') >= 0 AND leak(e.body)$q$,
+			$q$SELECT d.id FROM doc d JOIN doc e ON d.id = e.id + 1
+				WHERE prepack.score(e.body, 'y') >= 0 AND leak(e.body)$q$,
 			$q$SELECT id FROM doc ORDER BY prepack.score(body, 'z'), id LIMIT 9$q$];
 	BEGIN
 		foreign_total := 0;
@@ -119,7 +120,8 @@ for my $sql ('SELECT prepack.generate(body) FROM secret', 'SELECT prepack.classi
 }
 my $engine = engine_pid($node);
 my $seen = join ' ', map {
-	$node->safe_psql('postgres', "SELECT row_to_json(v) FROM prepack.$_ v", extra_params => [ '-U', 'eve' ]) } qw(status queue prefixes pg_stat_prepack models);
+	$node->safe_psql('postgres', "SELECT row_to_json(v) FROM prepack.$_ v", extra_params => [ '-U', 'eve' ]) }
+  qw(status queue prefixes pg_stat_prepack models);
 unlike($seen, qr/$canary/, 'promise 30: no view shows a text to another role');
 unlike(slurp_file($node->logfile), qr/$canary/, 'promise 30: no text in the server log');
 unlike(slurp_file("/proc/$engine/cmdline") . slurp_file("/proc/$engine/environ"), qr/$canary/,
