@@ -1,8 +1,8 @@
 /*
  * speql_model.c: see speql_model.h.
  *
- * A model may be asked only when it runs here: what someone types does not leave the machine because
- * an endpoint was made the default. The model dummy knows no SQL.
+ * A model may be asked only when it runs here: what someone types does not leave the machine
+ * because an endpoint was made the default. The model dummy knows no SQL.
  */
 #include "speql_model.h"
 

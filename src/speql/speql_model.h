@@ -11,8 +11,8 @@
 #include "speql_predict.h"
 
 /*
- * Ranks completions of a text by the model's probability of them, in place, and adds the model's own
- * continuation. False when there is no local model. Waits for the engine; raises its errors.
+ * Ranks completions of a text by the model's probability of them, in place, and adds the model's
+ * own continuation. False when there is no local model. Waits for the engine; raises its errors.
  */
 extern bool speql_model_complete(const char *text, SpeqlCompletions *completions);
 
