@@ -37,8 +37,10 @@ extern void speql_predict(const char *text, int cursor, const char *repaired, bo
 extern void speql_add_completion(SpeqlCompletions *c, const char *text, const char *source,
                                  const char *insert, float4 weight);
 
-/* Writes them, the heaviest first, weights scaled to sum to at most 1: for each the probability, then
- * source, insert and full as strings ended by a zero byte. */
+/*
+ * Writes them, the heaviest first, weights scaled to sum to at most 1: for each the probability,
+ * then source, insert and full as strings ended by a zero byte.
+ */
 extern void speql_write_completions(SpeqlCompletions *c, StringInfo out);
 
 /* Reads the next one; false at the end. Strings point into the data. */
