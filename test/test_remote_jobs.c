@@ -50,6 +50,10 @@ test_classify(void)
 	CHECK(fabs(o.values[0][1] - 0.05 / 0.9) < 1e-5);
 	CHECK(fabs(o.values[0][2] - 0.55 / 0.9) < 1e-5);
 	CHECK(strstr(f.body, "\"logprobs\":true,\"top_logprobs\":20") != NULL);
+	/* What is as good as impossible is no answer. */
+	reply_body = LOGPROBS("xyz", "{\"token\":\"xyz\",\"top_logprobs\":["
+	                             "{\"token\":\"bug\",\"logprob\":-263}]}");
+	CHECK(!classify_at(&endpoint, 3, labels, 0, &o) && o.row_status[0] == LLM_E_PROTOCOL);
 	/* Without logprobs the text decides: exactly, with something behind it, cut off. */
 	reply_body = "{\"choices\":[{\"message\":{\"content\":\" Feature request.\"}}]}";
 	CHECK(classify_at(&endpoint, 3, labels, 0, &o) && o.values[0][1] == 1);

@@ -13,6 +13,7 @@
 #include "llm_remote_impl.h"
 
 #define NO_LABEL UINT32_MAX
+#define SUM_MIN  1e-6 /* labels less likely than this together were not answered */
 
 /* Cuts white space and quotes off both ends. */
 static llm_text
@@ -141,7 +142,7 @@ remote_score_labels(const llm_json *choice, const llm_text *labels, uint32_t n, 
 	named = named_label(answer, labels, n);
 	memset(values, 0, n * sizeof(float));
 	sum = sum_tokens(choice, named, labels, n, values);
-	if (sum > 0)
+	if (sum >= SUM_MIN)
 	{
 		for (uint32_t i = 0; i < n; i++)
 			values[i] = (float) (values[i] / sum);
@@ -149,6 +150,7 @@ remote_score_labels(const llm_json *choice, const llm_text *labels, uint32_t n, 
 	}
 	if (named == NO_LABEL)
 		return false;
+	memset(values, 0, n * sizeof(float));
 	values[named] = 1;
 	return true;
 }

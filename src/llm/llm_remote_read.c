@@ -49,19 +49,27 @@ read_usage(const remote_call *call, const llm_json *root, llm_row_result *used, 
 	return LLM_OK;
 }
 
+/* Parses the body of a reply; an empty one has no memory. */
+static llm_status
+parse_reply(const remote_call *call, llm_json_doc **doc)
+{
+	llm_error ignored;
+
+	return llm_json_parse(call->reply.n > 0 ? call->reply.bytes : "", call->reply.n, doc, &ignored);
+}
+
 /* The error word of a reply: OpenAI's {"error": {"code" or "type": …}}. Words only, no prose: that
  * may repeat the prompt. */
 void
 remote_read_error(const remote_call *call, char *word, size_t size)
 {
 	llm_json_doc *doc = NULL;
-	llm_error ignored;
 	const llm_json *error;
 	const char *text;
 	size_t n;
 
 	word[0] = '\0';
-	if (llm_json_parse(call->reply.bytes, call->reply.n, &doc, &ignored) != LLM_OK)
+	if (parse_reply(call, &doc) != LLM_OK)
 		return;
 	error = llm_json_member(llm_json_root(doc), "error");
 	if ((llm_json_string(llm_json_member(error, "code"), &text, &n) ||
@@ -361,11 +369,9 @@ remote_read_reply(remote_call *call, llm_error *err)
 	llm_json_doc *doc = NULL;
 	const llm_json *root;
 	const llm_json *choice;
-	llm_error ignored;
 	llm_status status;
 
-	if (llm_json_parse(call->reply.n > 0 ? call->reply.bytes : "", call->reply.n, &doc, &ignored) !=
-	    LLM_OK)
+	if (parse_reply(call, &doc) != LLM_OK)
 		return broken(call, "it is not JSON", err);
 	root = llm_json_root(doc);
 	choice = llm_json_item(llm_json_member(root, "choices"), 0);
