@@ -76,7 +76,7 @@ def check_reference(text, rows, report):
                for n, a, r in SIGNATURE.findall(block)}
     real = {signature_of(*row) for row in rows(FUNCTIONS)}
     inner = {s for s in real if f"`{s.split('(')[0]}()`" in text or f"`{s.split(' → ')[0]}`" in text}
-    compare("function", written, real - inner, report)
+    compare("function", written, real - (inner - written), report)
     columns = {f"{view}.{name} {kind}" for view, body in VIEW.findall(text + "\n## ")
                for name, kind in COLUMN.findall(body)}
     compare("column", columns, {f"{v}.{n} {t}" for v, n, t in rows(COLUMNS)}, report)
