@@ -13,6 +13,14 @@ my $models = $ENV{PREPACK_MODELS} // '';
 my $here = dirname(__FILE__);
 my $log = PostgreSQL::Test::Utils::tempdir() . '/requests';
 
+# The real server must not outlive a test that dies.
+my $real;
+END
+{
+	local $?;
+	$real->kill_kill if defined $real;
+}
+
 # Starts a Python program that prints its port; returns its harness and the port.
 my %stdin;
 sub start_server
@@ -213,7 +221,7 @@ SKIP:
 	skip 'the Python package llama-cpp-python[server] is missing', $n if !$has;
 	skip "there is no $gguf", $n if !-r $gguf;
 	my $real_port = PostgreSQL::Test::Cluster::get_free_port();
-	my $real = IPC::Run::start([ $python, "$here/llama_server.py", '--model', $gguf, '--port', $real_port,
+	$real = IPC::Run::start([ $python, "$here/llama_server.py", '--model', $gguf, '--port', $real_port,
 		'--host', '127.0.0.1', '--n_ctx', '2048', '--n_threads', '2', '--logits_all', 'true' ],
 		'<', \undef, '>', "$log.real", '2>&1');
 	query("ALTER SYSTEM SET prepack.allowed_endpoints = 'http://127.0.0.1:$real_port'");
@@ -233,7 +241,6 @@ SKIP:
 		FROM unnest('{Ann,Bob,Cid}'::text[]) n}), 't', 'and answers rows');
 	is(query(q{SELECT sum(prompt_tokens) > 0 AND sum(output_tokens) > 0 FROM prepack.pg_stat_prepack
 		WHERE model = 'real'}), 't', 'and counts its tokens');
-	$real->kill_kill;
 }
 
 $fake->kill_kill;
