@@ -39,7 +39,7 @@ LLM_REMOTE    = llm_remote llm_remote_call llm_remote_endpoint llm_remote_write 
                 llm_remote_labels llm_remote_schema
 # The CUDA backend, a shared object of its own: make cuda.
 KERNELS_CUDA  = backend plan weights matmul matmul_skinny rows norm activate qkv kv pool attention \
-                attention_simple
+                attention_simple attention_prefill attention_hopper attention_decode
 KERNELS_REF   = matmul_ref norm_ref activate_ref rope_ref attention_ref pool_ref
 
 # What only the process has: the server loop, the command line. May print and exit.

@@ -7,62 +7,6 @@
  */
 #include "cuda.cuh"
 
-/* What a build without one of the fast kernels has in its place: it takes no shape. */
-#define ABSENT __attribute__((weak))
-ABSENT bool
-cuda_prefill_takes(const pp_cuda *, const pp_attn *)
-{
-	return false;
-}
-/* The same. */
-ABSENT bool
-cuda_decode_takes(const pp_cuda *, const pp_attn *)
-{
-	return false;
-}
-/* The same. */
-ABSENT uint32_t
-cuda_prefill_plan(cuda_item *, uint32_t, uint32_t, const pp_segment *, bool)
-{
-	return 0;
-}
-/* The same. */
-ABSENT uint32_t
-cuda_decode_plan(cuda_item *, uint32_t, uint32_t, const pp_segment *)
-{
-	return 0;
-}
-/* The same. */
-ABSENT uint32_t
-cuda_prefill_items_max(uint32_t, uint32_t)
-{
-	return 0;
-}
-/* The same. */
-ABSENT uint32_t
-cuda_decode_items_max(uint32_t, uint32_t)
-{
-	return 0;
-}
-/* The same. */
-ABSENT size_t
-cuda_decode_partial_floats(uint32_t, uint32_t, uint32_t)
-{
-	return 0;
-}
-/* The same. */
-ABSENT cudaError_t
-cuda_attention_prefill(pp_cuda *, const cuda_plan *, const cuda_attention *)
-{
-	return cudaSuccess;
-}
-/* The same. */
-ABSENT cudaError_t
-cuda_attention_decode(pp_cuda *, const cuda_plan *, const cuda_attention *)
-{
-	return cudaSuccess;
-}
-
 /* Heads that the kernels take; see the header. */
 pp_result
 cuda_attn_supported(pp_cuda *cu, const pp_attn *attn)
@@ -98,6 +42,27 @@ cuda_kv_of(pp_cuda *cu, uint32_t layer, const pp_attn *attn, uint32_t n_tokens, 
 	return a->k != NULL ? PP_OK : PP_E_NOMEM;
 }
 
+/* Scratch for split keys, as much as either list needs: they run one after the other. */
+static pp_result
+find_partial(pp_cuda *cu, cuda_attention *a)
+{
+	const cuda_plan *plan = &cu->plan;
+	size_t n = 0;
+	size_t prefill = 0;
+
+	if (plan->max_decode > 0)
+		n = cuda_decode_partial_floats(plan->max_decode, a->attn.n_heads, a->attn.d_head);
+	if (plan->max_prefill > 0)
+		prefill = cuda_prefill_partial_floats(cu, &a->attn);
+	n = n > prefill ? n : prefill;
+	if (n == 0)
+		return PP_OK;
+	a->partial = (float *) cuda_scratch(cu, CUDA_SCRATCH_PARTIAL, n * sizeof(float));
+	if (a->partial != NULL)
+		return PP_OK;
+	return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
+}
+
 /* Attention of all segments of the pass; see kernels.h. */
 pp_result
 cuda_attention_op(pp_backend *be, pp_act *dev_out, const pp_act *dev_q, const pp_segment *segs,
@@ -106,7 +71,7 @@ cuda_attention_op(pp_backend *be, pp_act *dev_out, const pp_act *dev_q, const pp
 	pp_cuda *cu = cuda_of(be);
 	const cuda_plan *plan = &cu->plan;
 	cuda_attention a = cuda_attention();
-	pp_result result;
+	pp_result result = PP_OK;
 
 	if (n_tokens == 0)
 		return PP_OK;
@@ -117,16 +82,10 @@ cuda_attention_op(pp_backend *be, pp_act *dev_out, const pp_act *dev_q, const pp
 	a.out = cuda_act(dev_out);
 	a.q = cuda_act(dev_q);
 	a.attn = *attn;
+	if ((result = find_partial(cu, &a)) != PP_OK)
+		return result;
 	if (plan->max_decode > 0)
-	{
-		a.partial = (float *) cuda_scratch(cu, CUDA_SCRATCH_PARTIAL,
-		                                   cuda_decode_partial_floats(plan->max_decode,
-		                                                              attn->n_heads, attn->d_head) *
-		                                       sizeof(float));
-		if (a.partial == NULL)
-			return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
 		result = cuda_check(cu, cuda_attention_decode(cu, plan, &a), "attention");
-	}
 	if (result == PP_OK && plan->max_prefill > 0)
 		result = cuda_check(cu, cuda_attention_prefill(cu, plan, &a), "attention");
 	if (result == PP_OK && plan->max_simple > 0)

@@ -127,6 +127,8 @@ uint32_t cuda_decode_plan(cuda_item *items, uint32_t max, uint32_t seg, const pp
 /* The most items that n_tokens new tokens in n_segs segments of at most n_ctx slots can make. */
 uint32_t cuda_prefill_items_max(uint32_t n_tokens, uint32_t n_segs);
 uint32_t cuda_decode_items_max(uint32_t n_segs, uint32_t n_ctx);
+/* Floats of cuda_attention.partial that the prefill list needs, whatever its length. */
+size_t cuda_prefill_partial_floats(const pp_cuda *cu, const pp_attn *attn);
 /* Floats of cuda_attention.partial that n_items decode items need, for any head. */
 size_t cuda_decode_partial_floats(uint32_t n_items, uint32_t n_heads, uint32_t d_head);
 
