@@ -56,6 +56,9 @@ TESTS         = test_alloc test_arch test_chat test_conn test_cpu_attn test_cpu_
                 test_tok_load test_tokenizer test_unicode test_weights test_wire
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_remote fuzz_safetensors fuzz_tokenizer fuzz_wire
 BENCHES       = bench_gpu bench_grammar bench_ops
+# Programs that launch kernels themselves: nvcc builds them.
+TESTS_CUDA    = test_attention
+BENCHES_CUDA  = bench_attention
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli \
                 test_schema
@@ -203,14 +206,17 @@ $(FUZZ:fuzz_%=fuzz-%): fuzz-%:
 models:                         ## fetch the weights that tests and benchmarks use
 	scripts/fetch-model smollm2-135m minilm-l6
 
-check-kernels: cuda tests       ## on a machine with a card: ops, models and bits on DEVICE, sanitized
-	PREPACK_TEST_DEVICE=$(DEVICE) $(RUN) --name kernels $(DEVICE_TESTS:%=$(BUILD)/%)
+check-kernels: cuda tests $(TESTS_CUDA:%=$(BUILD)/%) ## on a machine with a card: ops, models, bits, sanitized
+	PREPACK_TEST_DEVICE=$(DEVICE) $(RUN) --name kernels $(DEVICE_TESTS:%=$(BUILD)/%) \
+	    $(TESTS_CUDA:%=$(BUILD)/%)
 	PREPACK_TEST_DEVICE=$(DEVICE) $(RUN) --name sanitizer $(foreach t,memcheck racecheck \
 	    initcheck synccheck,"sh -c 'compute-sanitizer --error-exitcode 1 --tool $(t) \
-	    $(BUILD)/test_kernels && echo $(t): 1 passed, 0 failed'")
+	    $(BUILD)/test_kernels && compute-sanitizer --error-exitcode 1 --tool $(t) \
+	    $(BUILD)/test_attention --brief && echo $(t): 1 passed, 0 failed'")
 
-bench-gpu: cuda $(BUILD)/bench_gpu ## on a machine with a card: passes of random weights on DEVICE
+bench-gpu: cuda $(BUILD)/bench_gpu $(BENCHES_CUDA:%=$(BUILD)/%) ## on a machine with a card: passes, attention
 	$(BUILD)/bench_gpu --device $(DEVICE)
+	$(BENCHES_CUDA:%=$(BUILD)/%)
 
 bench-llm: all models           ## the engine and its peers side by side, into $(BUILD)/bench
 	bench/bench-llm --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
@@ -287,6 +293,17 @@ $(OBJ)/kernels/%.cu.o: kernels/%.cu
 
 $(BUILD)/prepack_cuda.so: $(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.o)
 	$(NVCC) $(CUDA_LDFLAGS) -o $@ $^
+
+# They bring the kernels along instead of loading the backend.
+ATTENTION_OBJS = $(filter %_prefill.cu.o %_hopper.cu.o %_decode.cu.o,$(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.o))
+CUDA_MAIN      = $(NVCC) $(CUDA_CFLAGS) -Itest -cudart static
+
+$(BUILD)/test_attention: test/test_attention.cu test/attention_fixture.cuh $(ATTENTION_OBJS) \
+                         $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
+	$(CUDA_MAIN) -o $@ $(filter-out %.cuh,$^)
+
+$(BUILD)/bench_attention: bench/bench_attention.cu test/attention_fixture.cuh $(ATTENTION_OBJS)
+	$(CUDA_MAIN) -o $@ $(filter-out %.cuh,$^)
 
 $(BUILD)/prepack-engine: $(PROGRAM_OBJS) $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) -o $@ $^ $(LLM_LIBS)
