@@ -76,19 +76,29 @@
 #define PP_IS_GROUP_RTE(rte)           false
 #endif
 
-/* 16: permissions moved from range table entries to a list of their own. */
+/*
+ * 16: permissions moved from range table entries to a list of their own, which every relation's entry
+ * needs; Vars know the joins that may have made them null.
+ */
 #if PG_VERSION_NUM >= 160000
-#define PP_CLEAR_PERMISSIONS(query, rte)  ((rte)->perminfoindex = 0)
-#define PP_CLEAR_PERMISSION_LIST(query)   ((query)->rteperminfos = NIL)
+#include "parser/parse_relation.h"
+#define PP_CLEAR_PERMISSIONS(rte)         ((void) 0)
 #define PP_COPY_PERMISSION_LIST(to, from) ((to)->rteperminfos = copyObject((from)->rteperminfos))
-#define PP_VAR_NULLING_RELS(var)          (&(var)->varnullingrels)
+#define PP_LET_OWNER_READ(query, rte, owner) \
+	do \
+	{ \
+		RTEPermissionInfo *info_ = addRTEPermissionInfo(&(query)->rteperminfos, rte); \
+		info_->requiredPerms = ACL_SELECT; \
+		info_->checkAsUser = (owner); \
+	} while (0)
+#define PP_VAR_NULLING_RELS(var) (&(var)->varnullingrels)
 #else
-#define PP_CLEAR_PERMISSIONS(query, rte) \
+#define PP_CLEAR_PERMISSIONS(rte) \
 	((rte)->requiredPerms = 0, (rte)->checkAsUser = InvalidOid, (rte)->selectedCols = NULL, \
 	 (rte)->insertedCols = NULL, (rte)->updatedCols = NULL, (rte)->extraUpdatedCols = NULL)
-#define PP_CLEAR_PERMISSION_LIST(query)   ((void) 0)
-#define PP_COPY_PERMISSION_LIST(to, from) ((void) 0)
-#define PP_VAR_NULLING_RELS(var)          ((Bitmapset **) NULL)
+#define PP_COPY_PERMISSION_LIST(to, from)    ((void) 0)
+#define PP_LET_OWNER_READ(query, rte, owner) ((void) (owner))
+#define PP_VAR_NULLING_RELS(var)             ((Bitmapset **) NULL)
 #endif
 
 /* 18: an executor run is always the only one of its query. */

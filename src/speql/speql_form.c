@@ -43,11 +43,11 @@ blank_names(const List *names)
 
 /* Blanks the names of one range table entry, and who may read it (checked in the original). */
 static void
-blank_entry(Query *query, RangeTblEntry *rte)
+blank_entry(RangeTblEntry *rte)
 {
 	rte->alias = NULL;
 	rte->eref = makeAlias("t", rte->eref ? blank_names(rte->eref->colnames) : NIL);
-	PP_CLEAR_PERMISSIONS(query, rte);
+	PP_CLEAR_PERMISSIONS(rte);
 }
 
 /* Blanks names in place, in all queries of a tree. */
@@ -63,8 +63,7 @@ blank_walker(Node *node, void *context)
 		Query *query = castNode(Query, node);
 
 		foreach (lc, query->rtable)
-			blank_entry(query, lfirst_node(RangeTblEntry, lc));
-		PP_CLEAR_PERMISSION_LIST(query);
+			blank_entry(lfirst_node(RangeTblEntry, lc));
 		query->queryId = 0;
 		query->stmt_location = query->stmt_len = 0;
 		query->canSetTag = true;

@@ -10,6 +10,7 @@
  */
 #include "speql_match.h"
 
+#include "access/htup_details.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -21,6 +22,7 @@
 #include "rewrite/rewriteManip.h"
 #include "storage/lockdefs.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "compat.h"
@@ -367,6 +369,21 @@ table_entry(const SpeqlMapping *m, const SpeqlCandidate *c)
 	return rte;
 }
 
+/* Who owns a table. */
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
+}
+
 /* Gives the entries of the other items their new numbers. */
 static void
 number_item(Rewrite *r, Node *item, int *next)
@@ -566,6 +583,7 @@ build(SpeqlMapping *m, const SpeqlCandidate *c, Mode mode, Bitmapset *back, int 
 	    makeFromExpr(from, (Node *) (conditions ? make_ands_explicit(conditions) : NULL));
 	block->cteList = copyObject(m->q->source->cteList);
 	PP_COPY_PERMISSION_LIST(block, m->q->source);
+	PP_LET_OWNER_READ(block, linitial_node(RangeTblEntry, block->rtable), owner_of(c->relid));
 	restore_names(block, m->q->source);
 	m->reason = r.reason;
 	*missing = r.missing;

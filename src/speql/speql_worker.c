@@ -59,6 +59,7 @@
 #define MODEL_PAUSE_MS    40     /* of typing, before the model is asked */
 #define MODEL_MS          2000   /* that it may take */
 #define NO_MODEL_MS       30000  /* until it is asked again after it did not answer */
+#define DOUBT             3.0    /* times the limit that a build may be expected to take */
 #define SUPERSETS         4      /* that are tried for one text */
 #define SUPERSET_ROWS     500000 /* most of one */
 #define SUPERSET_COST     2.5    /* times what the block itself costs, at most */
@@ -428,7 +429,7 @@ admitted(const Speculator *s, const SpeqlForm *form, const SpeqlEstimate *e, boo
 	Query *itself;
 
 	if (e->bytes > pp_speculation_max_bytes * 1024.0 * 1024.0 / 2 ||
-	    e->cost * s->ms_per_cost > pp_speculation_statement_timeout)
+	    e->cost * s->ms_per_cost > DOUBT * pp_speculation_statement_timeout)
 		return false;
 	if (!superset)
 		return true;
