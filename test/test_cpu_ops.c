@@ -337,6 +337,40 @@ test_activate_edges(void)
 	pp_cpu_destroy(be);
 }
 
+/* Rounding to bf16 against the rule in plain integers, NaN, infinity and halves among the bits. */
+static void
+test_narrow(void)
+{
+	static const uint32_t special[16] = {0x3f808000, 0x3f818000, 0x3f808001, 0x3f807fff,
+	                                     0x7f800000, 0xff800000, 0x7f800001, 0xff812345,
+	                                     0x7fffffff, 0x7f7fffff, 0x00000000, 0x80000000,
+	                                     0x00000001, 0x00018000, 0x807fffff, 0xbf7fffff};
+
+	for (int isa = 0; isa < N_ISA; isa++)
+		for (uint32_t round = 0; round < 100; round++)
+		{
+			float x[16];
+			uint16_t out[16];
+
+			for (uint32_t i = 0; i < 16; i++)
+			{
+				uint32_t bits = special[i] + round * 2654435761u * (round > 0);
+
+				memcpy(&x[i], &bits, sizeof(bits));
+			}
+			llm_cpu_kernels_of((llm_cpu_isa) isa)->narrow(out, x, 16);
+			for (uint32_t i = 0; i < 16; i++)
+			{
+				uint32_t bits;
+				uint32_t up;
+
+				memcpy(&bits, &x[i], sizeof(bits));
+				up = (bits & 0xffff) > 0x8000 || ((bits & 0xffff) == 0x8000 && (bits >> 16 & 1));
+				CHECK(isnan(x[i]) ? out[i] == (bits >> 16 | 0x40) : out[i] == (bits >> 16) + up);
+			}
+		}
+}
+
 /* One feed-forward block as one op and as three: the same bits. */
 static void
 compare_mlp(pp_backend *be, pp_precision precision, uint32_t t, uint32_t f, bool gated)
@@ -522,6 +556,7 @@ main(void)
 	RUN(activate);
 	RUN(activate_edges);
 	RUN(mlp);
+	RUN(narrow);
 	RUN(small_ops);
 	RUN(pool);
 	RUN(no_memory);

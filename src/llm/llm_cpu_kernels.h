@@ -110,6 +110,8 @@ typedef struct llm_cpu_kernels
 	void (*hadamard)(float *out, const float *x, size_t n, uint32_t block);
 	/* q[bytes_row] = u8 of x[n] with the scale returned; the tail is 128 */
 	float (*quantise)(uint8_t *q, const float *x, size_t n, size_t bytes_row);
+	/* the nearest bf16, ties to even; NaN stays NaN; n is a multiple of 16 */
+	void (*narrow)(uint16_t *out, const float *x, size_t n);
 	/* head[d] = head rotated: pairs (i, i + n/2) or (2i, 2i+1); cos and sin are [n / 2] */
 	void (*rotate)(float *head, const float *cos, const float *sin, size_t n_dims,
 	               bool interleaved);

@@ -24,17 +24,6 @@ typedef struct qkv_args
 	llm_norm_row k_norm;
 } qkv_args;
 
-/* The nearest bf16, ties to even; NaN stays NaN. */
-static inline uint16_t
-narrow(float x)
-{
-	uint32_t bits;
-
-	memcpy(&bits, &x, sizeof(bits));
-	return (uint16_t) ((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40
-	                                                    : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 /* Pages that the segments of an encoder pass take in scratch. */
 static uint64_t
 count_pages(const pp_segment *segs, uint32_t n_segs)
@@ -84,11 +73,13 @@ prepare_head(const qkv_args *a, float *head, const llm_norm_row *norm, uint32_t 
 
 /* Writes k and v of one head, padded with zeros, into a slot of a float page. */
 static void
-write_float(uint8_t *page, uint32_t slot, const float *k, const float *v, uint32_t d_pad)
+write_float(const llm_cpu_kernels *kernels, uint8_t *page, uint32_t slot, const float *k,
+            const float *v, uint32_t d_pad)
 {
 	float *k32 = (float *) (void *) page;
 	float *v32 = k32 + LLM_CPU_PAGE * d_pad;
 
+	(void) kernels;
 	for (uint32_t i = 0; i < d_pad; i++)
 		k32[i * LLM_CPU_PAGE + slot] = k[i];
 	memcpy(v32 + slot * d_pad, v, d_pad * sizeof(float));
@@ -96,19 +87,22 @@ write_float(uint8_t *page, uint32_t slot, const float *k, const float *v, uint32
 
 /* The same for a bf16 page, where K's pairs of d stand together and V's pairs of slots. */
 static void
-write_bf16(uint8_t *page, uint32_t slot, const float *k, const float *v, uint32_t d_pad)
+write_bf16(const llm_cpu_kernels *kernels, uint8_t *page, uint32_t slot, const float *k,
+           const float *v, uint32_t d_pad)
 {
 	uint32_t *k_pair = (uint32_t *) (void *) page + slot;
 	uint16_t *v16 = (uint16_t *) (void *) page + LLM_CPU_PAGE * d_pad;
+	uint16_t narrow_k[D_HEAD_MAX];
+	uint16_t narrow_v[D_HEAD_MAX];
 
+	kernels->narrow(narrow_k, k, d_pad);
+	kernels->narrow(narrow_v, v, d_pad);
 	v16 += slot / 2 * d_pad * 2 + slot % 2;
 	for (uint32_t i = 0; i < d_pad; i += 2, k_pair += LLM_CPU_PAGE)
 	{
-		uint16_t pair[2] = {narrow(k[i]), narrow(k[i + 1])};
-
-		memcpy(k_pair, pair, sizeof(pair));
-		v16[2 * i] = narrow(v[i]);
-		v16[2 * i + 2] = narrow(v[i + 1]);
+		memcpy(k_pair, narrow_k + i, sizeof(*k_pair));
+		v16[2 * i] = narrow_v[i];
+		v16[2 * i + 2] = narrow_v[i + 1];
 	}
 }
 
@@ -132,7 +126,8 @@ prepare_token(const qkv_args *a, uint32_t t, uint32_t page, uint32_t slot)
 		memcpy(k, row + h * d, d * sizeof(float));
 		prepare_head(a, k, &a->k_norm, a->pos[t]);
 		memcpy(v, row + (attn->n_kv_heads + h) * d, d * sizeof(float));
-		(a->pages.bf16 ? write_bf16 : write_float)(llm_cpu_page(&a->pages, page, h), slot, k, v,
+		(a->pages.bf16 ? write_bf16 : write_float)(a->cpu->kernels,
+		                                           llm_cpu_page(&a->pages, page, h), slot, k, v,
 		                                           a->pages.shape.d_pad);
 	}
 }

@@ -148,6 +148,24 @@ V(k_quantise)(uint8_t *q, const float *x, size_t n, size_t bytes_row)
 	return max / 127.0f;
 }
 
+/*
+ * Rounds to bf16: half of the last bit that stays, less one where that bit is 0, carries into it.
+ */
+static TARGET void
+V(k_narrow)(uint16_t *out, const float *x, size_t n)
+{
+	for (size_t i = 0; i < n; i += 16)
+	{
+		v16u bits = (v16u) V(load)(x + i);
+		v16u rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+		v16u quiet = bits >> 16 | 0x40;
+		v16u nan = (v16u) ((v16i) (bits & INT32_MAX) > 0x7f800000);
+		v16u16 b = __builtin_convertvector((nan & quiet) | (~nan & rounded), v16u16);
+
+		memcpy(out + i, &b, sizeof(b));
+	}
+}
+
 /* Rotates pairs (2i, 2i + 1): 16 pairs are drawn apart, rotated and put together again. */
 INLINE void
 V(rotate_interleaved)(float *head, const float *cos, const float *sin, size_t half)
@@ -396,6 +414,7 @@ static const llm_cpu_kernels V(kernels) = {
     .logsumexp = V(k_logsumexp),
     .hadamard = V(k_hadamard),
     .quantise = V(k_quantise),
+    .narrow = V(k_narrow),
     .rotate = V(k_rotate),
     .matmul_f32 = V(k_matmul_f32),
     .matmul_i8 = V(k_matmul_i8),
