@@ -116,8 +116,8 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
 # --- what people call -------------------------------------------------------------------
 
-.PHONY: all engine cuda check-kernels bench-gpu check check-llm check-style check-layers \
-        check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-speql \
+.PHONY: all engine cuda check-kernels bench-gpu gpu-bundle check check-llm \
+        check-style check-layers check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-speql \
         bench-sql install install-engine install-extension uninstall clean clean-extension dist format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
         fuzz-grammar fuzz-remote extension check-clang check-pgspot check-sql check-docs check-versions \
@@ -217,6 +217,9 @@ check-kernels: cuda tests $(TESTS_CUDA:%=$(BUILD)/%) ## on a machine with a card
 bench-gpu: cuda $(BUILD)/bench_gpu $(BENCHES_CUDA:%=$(BUILD)/%) ## on a machine with a card: passes, attention
 	$(BUILD)/bench_gpu --device $(DEVICE)
 	$(BENCHES_CUDA:%=$(BUILD)/%)
+
+gpu-bundle:                     ## pack server, extension, tests for a host with a card: scripts/gpu-bundle
+	scripts/gpu-bundle
 
 bench-llm: all models           ## the engine and its peers side by side, into $(BUILD)/bench
 	bench/bench-llm --engine $(BUILD)/prepack-engine --out $(BUILD)/bench
