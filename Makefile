@@ -120,8 +120,8 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
         check-style check-layers check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-speql \
         bench-sql install install-engine install-extension uninstall clean clean-extension dist format \
         help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
-        fuzz-grammar fuzz-remote extension check-clang check-pgspot check-sql check-docs check-versions \
-        installcheck quickstart \
+        fuzz-grammar fuzz-remote extension check-clang check-pgspot check-sql check-docs check-core \
+        check-versions installcheck quickstart \
         start stop env psql
 
 all: engine extension           ## build the engine and the extension
@@ -183,6 +183,9 @@ check-sql:                      ## the extension under a temporary server; insta
 
 check-docs:                     ## every SQL example of the manual, against what is installed
 	$(RUN) --name docs scripts/check-docs
+
+check-core:                     ## PostgreSQL's own tests with the library preloaded: nothing differs
+	$(RUN) --name core scripts/check-core-regress
 
 check-versions:                 ## the same against PostgreSQL 17 and 18, in Debian trees of their own
 	$(RUN) --name versions "scripts/check-pg 17" "scripts/check-pg 18"
