@@ -272,23 +272,27 @@ filler_shutdown(DestReceiver *self)
 	table_finish_bulk_insert(f->rel, TABLE_INSERT_SKIP_FSM);
 }
 
-/* Runs a plan into the table, under restricted operation. */
-static void
-fill(Filler *f, PlannedStmt *plan, Snapshot snapshot)
+/* Runs a plan into a receiver, as the current role, read-only and under restricted operation. */
+void
+speql_run(PlannedStmt *plan, const char *sql, Snapshot snapshot, DestReceiver *receiver)
 {
 	QueryDesc *desc;
 	Oid user;
 	int sec_context;
+	bool read_only = XactReadOnly;
 
+	/* An error leaves both to the transaction's abort. */
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(user, sec_context | SECURITY_RESTRICTED_OPERATION);
-	desc = CreateQueryDesc(plan, "", snapshot, InvalidSnapshot, &f->receiver, NULL, NULL, 0);
+	XactReadOnly = true;
+	desc = CreateQueryDesc(plan, sql, snapshot, InvalidSnapshot, receiver, NULL, NULL, 0);
 	/* Not the hooks: no statistics of what nobody asked for. */
 	standard_ExecutorStart(desc, 0);
 	PP_STANDARD_EXECUTOR_RUN(desc);
 	standard_ExecutorFinish(desc);
 	standard_ExecutorEnd(desc);
 	FreeQueryDesc(desc);
+	XactReadOnly = read_only;
 	SetUserIdAndSecContext(user, sec_context);
 }
 
@@ -412,7 +416,7 @@ build_rows(SpeqlTable *table, Query *definition, const char **problem)
 	f.rel = table_open(table->relid, RowExclusiveLock);
 	f.cid = GetCurrentCommandId(true);
 	f.bulk = GetBulkInsertState();
-	fill(&f, plan, snapshot);
+	speql_run(plan, "", snapshot, &f.receiver);
 	CommandCounterIncrement();
 	fits = !f.over_quota && charge_real_size(table, f.rel) && describe(table, definition, snapshot);
 	table_close(f.rel, NoLock);

@@ -4,6 +4,12 @@
 #ifndef SPEQL_BUILD_H
 #define SPEQL_BUILD_H
 
+#include "postgres.h"
+
+#include "nodes/plannodes.h"
+#include "tcop/dest.h"
+#include "utils/snapshot.h"
+
 #include "speql_match.h"
 #include "speql_shared.h"
 
@@ -20,6 +26,13 @@ typedef struct SpeqlEstimate
  * Raises an error when it is no such statement; its locks are held until the transaction ends.
  */
 extern Query *speql_analyse(const char *sql);
+
+/*
+ * Runs a plan into a receiver as the current role, read-only and under restricted operation, without
+ * the executor hooks of other extensions. Raises the query's errors.
+ */
+extern void speql_run(PlannedStmt *plan, const char *sql, Snapshot snapshot,
+                      DestReceiver *receiver);
 
 /* The plan's estimate for a definition. */
 extern SpeqlEstimate speql_estimate(Query *definition);

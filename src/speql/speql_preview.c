@@ -229,29 +229,6 @@ json_shutdown(DestReceiver *self)
 
 /* ---- running ----------------------------------------------------------------------------- */
 
-/* Runs a plan into a receiver, read-only and under restricted operation. */
-static void
-run_plan(PlannedStmt *plan, const char *sql, DestReceiver *receiver)
-{
-	QueryDesc *desc;
-	Oid user;
-	int sec_context;
-	bool read_only = XactReadOnly;
-
-	GetUserIdAndSecContext(&user, &sec_context);
-	XactReadOnly = true;
-	SetUserIdAndSecContext(user, sec_context | SECURITY_RESTRICTED_OPERATION);
-	desc =
-	    CreateQueryDesc(plan, sql, GetActiveSnapshot(), InvalidSnapshot, receiver, NULL, NULL, 0);
-	standard_ExecutorStart(desc, 0);
-	PP_STANDARD_EXECUTOR_RUN(desc);
-	standard_ExecutorFinish(desc);
-	standard_ExecutorEnd(desc);
-	FreeQueryDesc(desc);
-	SetUserIdAndSecContext(user, sec_context);
-	XactReadOnly = read_only;
-}
-
 /* Runs a SELECT for its first rows. */
 void
 speql_preview_run(const char *sql, double sample, SpeqlPreview *preview)
@@ -272,8 +249,8 @@ speql_preview_run(const char *sql, double sample, SpeqlPreview *preview)
 	initStringInfo(&j.columns);
 	initStringInfo(&j.rows);
 	INSTR_TIME_SET_CURRENT(start);
-	run_plan(planner(query, sql, CURSOR_OPT_FAST_PLAN | CURSOR_OPT_PARALLEL_OK, NULL), sql,
-	         &j.receiver);
+	speql_run(planner(query, sql, CURSOR_OPT_FAST_PLAN | CURSOR_OPT_PARALLEL_OK, NULL), sql,
+	          GetActiveSnapshot(), &j.receiver);
 	INSTR_TIME_SET_CURRENT(end);
 	INSTR_TIME_SUBTRACT(end, start);
 	preview->elapsed_ms = INSTR_TIME_GET_MILLISEC(end);
