@@ -267,6 +267,7 @@ static const pp_ops cuda_ops = {
     .matmul_columns = cuda_matmul_columns,
     .gather = cuda_gather,
     .activate = cuda_activate,
+    .mlp = NULL, /* three launches overlap as they are */
     .softcap = cuda_softcap,
     .qkv_prepare = cuda_qkv_prepare,
     .attention = cuda_attention_op,
