@@ -15,6 +15,12 @@ EXPLAIN (COSTS OFF) SELECT prepack.classify(body, '{a,b}'), count(*) FROM ticket
 EXPLAIN (COSTS OFF) SELECT kind, sum(prepack.score(body, 'c')) FROM ticket GROUP BY kind;
 EXPLAIN (COSTS OFF) SELECT kind FROM ticket GROUP BY kind HAVING prepack.is_true(string_agg(body, ' '), 'c');
 EXPLAIN (COSTS OFF) SELECT a.id FROM ticket a JOIN ticket b ON prepack.is_true(a.body || b.body, 'c');
+-- keys of a hash join, on either side
+CREATE TABLE label AS SELECT unnest('{a,b}'::text[]) AS name, unnest('{1,2}'::int[]) AS n; ANALYZE label;
+SET enable_nestloop = off; SET enable_mergejoin = off;
+EXPLAIN (COSTS OFF) SELECT t.id, l.n FROM ticket t JOIN label l ON l.name = prepack.classify(t.body, '{a,b}');
+EXPLAIN (COSTS OFF) SELECT t.id, l.n FROM label l LEFT JOIN ticket t ON l.name = prepack.classify(t.body, '{a,b}');
+RESET enable_nestloop; RESET enable_mergejoin;
 EXPLAIN (COSTS OFF) SELECT prepack.score(prepack.generate('Say', body), 'c') FROM ticket;
 EXPLAIN (COSTS OFF) INSERT INTO copy_of SELECT id, prepack.classify(body, '{a,b}') FROM ticket;
 EXPLAIN (COSTS OFF) UPDATE ticket SET kind = prepack.classify(body, '{a,b}');
@@ -60,6 +66,13 @@ SELECT differs($$SELECT prepack.classify(body, '{a,b,c}') l, count(*) FROM ticke
 SELECT differs($$SELECT kind, sum(prepack.score(body, 'c')) FILTER (WHERE id > 5) FROM ticket GROUP BY kind$$);
 SELECT differs($$SELECT kind, prepack.generate('Say', string_agg(body, ',' ORDER BY id)) FROM ticket GROUP BY kind
     HAVING prepack.score(max(body), 'c') > 0$$);
+SET enable_nestloop = off; SET enable_mergejoin = off;
+SELECT differs($$SELECT t.id, l.n FROM ticket t JOIN label l ON l.name = prepack.classify(t.body, '{a,b}')$$);
+SELECT differs($$SELECT t.id, l.n FROM label l LEFT JOIN ticket t
+    ON l.name = prepack.classify(t.body, '{a,b}') AND l.n > 1$$);
+SELECT differs($$SELECT a.id, b.id AS b FROM ticket a FULL JOIN ticket b
+    ON prepack.classify(a.body, '{a,b,c}') = prepack.classify(b.body, '{a,b,c}') AND a.id = b.id$$);
+RESET enable_nestloop; RESET enable_mergejoin;
 SELECT differs($$SELECT a.id, b.id AS b FROM ticket a JOIN ticket b ON a.id = b.id + 1
     AND prepack.score(a.body || b.body, 'c') > 0.2$$);
 SELECT differs($$SELECT a.id, b.id AS b FROM ticket a LEFT JOIN ticket b ON a.id = b.id + 1
@@ -173,5 +186,5 @@ SELECT compiles($$SELECT prepack.classify(i::text, '{a,b}') FROM generate_series
 RESET jit;
 RESET jit_above_cost;
 DROP FUNCTION compiles;
-DROP TABLE ticket, copy_of;
+DROP TABLE ticket, copy_of, label;
 DROP FUNCTION differs, computed;

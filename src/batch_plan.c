@@ -13,8 +13,8 @@
  *
  * Each call qual gets a Batch node of its own, in the planner's order (cheapest first), so that
  * later ones see survivors only. Nested calls take one node a level. What is not recognised stays
- * as it is and runs row by row: slower, never wrong. That holds for ON conditions of outer joins,
- * hash and merge clauses, and calls in index conditions.
+ * as it is and runs row by row: slower, never wrong. That holds for calls in index conditions, and
+ * for ON conditions of outer joins, which other conditions spare most pairs of rows.
  *
  * The tree comes fresh from the planner: it is changed in place before anybody else sees it.
  */
@@ -70,20 +70,36 @@ pass_through(List *tlist, int varno)
 	return result;
 }
 
-/* Mutator: what a node's outer plan gives is what its own scan tuple begins with. */
+/* Which Vars become which: of the outer plan, the inner plan, or the node's own scan tuple. */
+typedef struct Renumber
+{
+	int from;
+	int to;
+} Renumber;
+
+/* Mutator: Vars of one side become those of another. */
 static Node *
-outer_to_index_mutator(Node *node, void *context)
+renumber_mutator(Node *node, Renumber *renumber)
 {
 	if (node == NULL)
 		return NULL;
-	if (IsA(node, Var) && ((Var *) node)->varno == OUTER_VAR)
+	if (IsA(node, Var) && (int) ((Var *) node)->varno == renumber->from)
 	{
 		Var *var = copyObject((Var *) node);
 
-		var->varno = INDEX_VAR;
+		var->varno = renumber->to;
 		return (Node *) var;
 	}
-	return expression_tree_mutator(node, outer_to_index_mutator, context);
+	return expression_tree_mutator(node, renumber_mutator, renumber);
+}
+
+/* An expression with the Vars of one side as those of another. */
+static Node *
+renumber(Node *node, int from, int to)
+{
+	Renumber sides = {from, to};
+
+	return renumber_mutator(node, &sides);
 }
 
 /* Adds the calls' cost and copies the rest of the estimates from the outer plan. */
@@ -232,7 +248,7 @@ stack_qual(Plan *plan, Node *qual, PlanContext *context)
 	/*
 	 * The topmost node has the columns that qual names: as its own scan tuple they are INDEX_VAR.
 	 */
-	plan->qual = lappend(plan->qual, outer_to_index_mutator(qual, NULL));
+	plan->qual = lappend(plan->qual, renumber(qual, OUTER_VAR, INDEX_VAR));
 	return plan;
 }
 
@@ -257,7 +273,7 @@ split_above(Plan *node, List *quals, PlanContext *context)
 	(void) stack_calls(&plan, (Node **) &tlist, false, context);
 	if (plan != node && IsA(plan, CustomScan) && list_length(plan->targetlist) >= n_leaves)
 	{
-		plan->targetlist = (List *) outer_to_index_mutator((Node *) tlist, NULL);
+		plan->targetlist = (List *) renumber((Node *) tlist, OUTER_VAR, INDEX_VAR);
 		return plan;
 	}
 	return make_projection(plan, tlist, context);
@@ -363,6 +379,53 @@ walk_grouping(Plan *plan, PlanContext *context)
 	return split_if_calls(plan, context);
 }
 
+/* The operands of hash clauses on one side of a join: the first are the outer plan's. */
+static List *
+hash_operands(const HashJoin *join, int side)
+{
+	List *operands = NIL;
+	ListCell *lc;
+
+	foreach (lc, join->hashclauses)
+		operands = lappend(operands, list_nth(lfirst_node(OpExpr, lc)->args, side));
+	return operands;
+}
+
+/* Puts them back. */
+static void
+set_hash_operands(HashJoin *join, int side, List *operands)
+{
+	ListCell *clause, *operand;
+
+	forboth(clause, join->hashclauses, operand, operands)
+	    lfirst(list_nth_cell(lfirst_node(OpExpr, clause)->args, side)) = lfirst(operand);
+}
+
+/*
+ * Hash joins: every row of either side needs its key, so calls in keys get columns from below, on
+ * the inner side from below the Hash node, which passes them on.
+ */
+static void
+walk_hash_keys(HashJoin *join, PlanContext *context)
+{
+	Hash *hash = (Hash *) join->join.plan.righttree;
+	List *outer = list_make2(hash_operands(join, 0), join->hashkeys);
+	List *inner =
+	    list_make2(renumber((Node *) hash_operands(join, 1), INNER_VAR, OUTER_VAR), hash->hashkeys);
+
+	if (stack_calls(&join->join.plan.lefttree, (Node **) &outer, false, context))
+	{
+		set_hash_operands(join, 0, linitial(outer));
+		join->hashkeys = lsecond(outer);
+	}
+	if (stack_calls(&hash->plan.lefttree, (Node **) &inner, false, context))
+	{
+		set_hash_operands(join, 1, (List *) renumber(linitial(inner), OUTER_VAR, INNER_VAR));
+		hash->hashkeys = lsecond(inner);
+		hash->plan.targetlist = pass_through(hash->plan.lefttree->targetlist, OUTER_VAR);
+	}
+}
+
 /*
  * Set-returning functions: only calls in their arguments, and beside them, can be hoisted: all from
  * below.
@@ -405,7 +468,7 @@ walk_modify_table(ModifyTable *node, PlanContext *context)
 	(void) stack_calls(&plan, (Node **) &tlist, false, context);
 	if (plan == &node->plan)
 		return make_projection(plan, tlist, context);
-	plan->targetlist = (List *) outer_to_index_mutator((Node *) tlist, NULL);
+	plan->targetlist = (List *) renumber((Node *) tlist, OUTER_VAR, INDEX_VAR);
 	return plan;
 }
 
@@ -432,6 +495,10 @@ walk_plan(Plan *plan, PlanContext *context)
 			    ((CustomScan *) plan->righttree)->methods == &pp_batch_scan_methods)
 				plan->righttree = materialise(plan->righttree, context);
 			return split_if_calls(plan, context);
+		case T_HashJoin:
+			if (pp_batch_contains_call((Node *) ((HashJoin *) plan)->hashclauses))
+				walk_hash_keys((HashJoin *) plan, context);
+			return split_if_calls(plan, context);
 		case T_Result:
 			/* Without an outer plan there is one row and nothing to batch. */
 			return plan->lefttree != NULL ? split_if_calls(plan, context) : plan;
@@ -451,7 +518,6 @@ walk_plan(Plan *plan, PlanContext *context)
 		case T_WorkTableScan:
 		case T_ForeignScan:
 		case T_NestLoop:
-		case T_HashJoin:
 		case T_Gather:
 		case T_GatherMerge:
 			return split_if_calls(plan, context);
