@@ -57,7 +57,7 @@ TESTS         = test_alloc test_arch test_chat test_conn test_cpu_attn test_cpu_
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_remote fuzz_safetensors fuzz_tokenizer fuzz_wire
 BENCHES       = bench_gpu bench_grammar bench_ops
 # Programs that launch kernels themselves: nvcc builds them.
-TESTS_CUDA    = test_attention
+TESTS_CUDA    = test_plan test_attention
 BENCHES_CUDA  = bench_attention
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli \
@@ -303,6 +303,9 @@ $(BUILD)/prepack_cuda.so: $(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.o)
 # They bring the kernels along instead of loading the backend.
 ATTENTION_OBJS = $(filter %_prefill.cu.o %_hopper.cu.o %_decode.cu.o,$(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.o))
 CUDA_MAIN      = $(NVCC) $(CUDA_CFLAGS) -Itest -cudart static
+
+$(BUILD)/test_plan: test/test_plan.cu kernels/plan.cu kernels/cuda.cuh $(ATTENTION_OBJS)
+	$(CUDA_MAIN) -o $@ $< $(ATTENTION_OBJS)
 
 $(BUILD)/test_attention: test/test_attention.cu test/attention_fixture.cuh $(ATTENTION_OBJS) \
                          $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
