@@ -116,12 +116,12 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
 # --- what people call -------------------------------------------------------------------
 
-.PHONY: all engine cuda check-kernels bench-gpu gpu-bundle check check-llm \
-        check-style check-layers check-unit check-asan check-corpora check-fuzz check-scripts models bench-llm bench-speql \
-        bench-sql install install-engine install-extension uninstall clean clean-extension dist format \
-        help tests fuzzers fuzz-gguf fuzz-safetensors fuzz-json fuzz-tokenizer fuzz-wire \
-        fuzz-grammar fuzz-remote extension check-clang check-pgspot check-sql check-docs check-core \
-        check-versions installcheck quickstart \
+.PHONY: all engine cuda check-kernels bench-gpu gpu-bundle check check-llm check-style \
+        check-layers check-unit check-asan check-corpora check-fuzz check-scripts models \
+        bench-llm bench-speql bench-sql install install-engine install-extension uninstall \
+        clean clean-extension dist format help tests fuzzers fuzz-gguf fuzz-safetensors \
+        fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar fuzz-remote extension check-clang \
+        check-pgspot check-sql check-docs check-core check-versions installcheck quickstart \
         start stop env psql
 
 all: engine extension           ## build the engine and the extension
