@@ -58,6 +58,8 @@ FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_remote fuzz_safetensors fu
 BENCHES       = bench_gpu bench_grammar bench_ops
 # Programs that launch kernels themselves: nvcc builds them.
 TESTS_CUDA    = test_plan test_attention
+# The same kernels compiled for the CPU; needs CUDA's headers alone.
+TESTS_HOST    = $(if $(wildcard $(CUDA_INCLUDE)/cuda_runtime.h),test_attention_host)
 BENCHES_CUDA  = bench_attention
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli \
@@ -84,6 +86,7 @@ DEVICE        = cuda:0
 DEVICE_TESTS  = test_kernels test_forward test_packed test_models
 # CUDA. cuBLASLt's headers and library may come from its Python package (nvidia-cublas) instead.
 NVCC          = nvcc
+CUDA_INCLUDE  = /usr/local/cuda/include
 CUDA_ARCHS    = 80 89 90a 100
 CUDA_PTX      = 100
 CUBLAS        =
@@ -145,8 +148,9 @@ check-layers: $(BUILD)/libllm.a ## the engine knows no PostgreSQL; every header 
 	$(RUN) --name layers "scripts/check-layers --archive $(BUILD)/libllm.a"
 
 check-unit:                     ## the unit tests, as users run the code
-	$(SUBMAKE) WERROR=1 tests
-	$(RUN) --name unit $(TEST_PROGRAMS)
+	$(SUBMAKE) WERROR=1 tests $(TESTS_HOST:%=$(BUILD)/%)
+	@$(if $(TESTS_HOST),,echo 'SKIP: test_attention_host: no cuda_runtime.h in $(CUDA_INCLUDE)')
+	$(RUN) --name unit $(TEST_PROGRAMS) $(TESTS_HOST:%=$(BUILD)/%)
 
 check-asan:                     ## the unit tests under ASan and UBSan
 	$(ASAN_MAKE) WERROR=1 tests
@@ -311,6 +315,20 @@ $(BUILD)/test_attention: test/test_attention.cu test/attention_fixture.cuh $(ATT
                          $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
 	$(CUDA_MAIN) -o $@ $(filter-out %.cuh,$^)
 
+# Lambdas and templates make the kernels C++; parameters that only a card's code uses are unused.
+HOST_UNITS = kernels/attention_prefill kernels/attention_decode kernels/attention_hopper \
+             test/cuda_host test/test_attention
+HOST_FLAGS = -std=c++17 -O2 -g -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-parameter -Wno-psabi \
+             $(LLM_WERROR_$(WERROR)) -Ikernels -Itest -isystem $(CUDA_INCLUDE) \
+             -include test/cuda_host.cuh
+
+$(HOST_UNITS:%=$(OBJ)/host/%.o): $(OBJ)/host/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) $(HOST_FLAGS) -MMD -MP -x c++ -c -o $@ $<
+
+$(BUILD)/test_attention_host: $(HOST_UNITS:%=$(OBJ)/host/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
+	$(CXX) -pthread -o $@ $^ -lm
+
 $(BUILD)/bench_attention: bench/bench_attention.cu test/attention_fixture.cuh $(ATTENTION_OBJS)
 	$(CUDA_MAIN) -o $@ $(filter-out %.cuh,$^)
 
@@ -340,5 +358,6 @@ FUZZ_MAIN = $(OBJ)/test/fuzz_main.o
 $(BUILD)/fuzz_%: $(OBJ)/test/fuzz_%.o $(FUZZ_MAIN) $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) $(FUZZ_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
--include $(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.d) $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) \
+-include $(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.d) $(HOST_UNITS:%=$(OBJ)/host/%.d) \
+         $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) \
          $(FUZZ:%=$(OBJ)/test/%.d) $(BENCHES:%=$(OBJ)/bench/%.d)

@@ -297,7 +297,7 @@ template <int D, int RING>
 static __global__ void
 __launch_bounds__(THREADS, D > 128 ? 2 : 4) decode_kernel(cuda_plan plan, cuda_attention a)
 {
-	extern __shared__ __align__(16) bf16 decode_ring[];
+	ATTN_SHARED(decode_ring);
 	__shared__ decode_shared<D> shared;
 	const uint32_t group = a.attn.n_heads / a.attn.n_kv_heads;
 	const uint32_t row0 = blockIdx.z * ROWS;
@@ -378,8 +378,7 @@ launch_ring(pp_cuda *cu, const cuda_plan *plan, const cuda_attention *a, dim3 gr
 
 	if (error != cudaSuccess)
 		return error;
-	decode_kernel<D, RING><<<grid, THREADS, bytes, cu->stream>>>(*plan, *a);
-	return cudaGetLastError();
+	return attn_launch(cu, decode_kernel<D, RING>, grid, THREADS, bytes, *plan, *a);
 }
 
 /* Launches the parts, then the folding if there can be more parts than segments. */
@@ -397,9 +396,8 @@ launch(pp_cuda *cu, const cuda_plan *plan, const cuda_attention *a)
 
 	if (error != cudaSuccess || plan->max_decode <= plan->max_merge)
 		return error;
-	merge_kernel<<<dim3(plan->max_merge, a->attn.n_heads), 32 * PP_CUDA_DECODE_MAX, 0,
-	               cu->stream>>>(*plan, *a);
-	return cudaGetLastError();
+	return attn_launch(cu, merge_kernel, dim3(plan->max_merge, a->attn.n_heads),
+	                   32 * PP_CUDA_DECODE_MAX, 0, *plan, *a);
 }
 
 /* The heads that the prefill kernel has. */

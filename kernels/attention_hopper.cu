@@ -588,8 +588,7 @@ launch(pp_cuda *cu, const cuda_plan *plan, const cuda_attention *a)
 		return cudaErrorInvalidValue;
 	if (tiles > (size_t) cu->n_sms)
 		tiles = (size_t) cu->n_sms;
-	hopper_kernel<D><<<(int) tiles, THREADS, bytes, cu->stream>>>(maps, *plan, *a);
-	return cudaGetLastError();
+	return attn_launch(cu, hopper_kernel<D>, (int) tiles, THREADS, bytes, maps, *plan, *a);
 }
 
 /* Whether this file has a kernel for the shape on this card. */

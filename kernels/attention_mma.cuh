@@ -1,6 +1,6 @@
 /*
- * attention_mma.cuh: tiles in shared memory and the tensor core instructions that every card from
- * sm_80 has: cp.async, ldmatrix, mma.sync m16n8k16.
+ * attention_mma.cuh: tiles in shared memory, and products of them by cp.async, ldmatrix and
+ * mma.sync m16n8k16.
  *
  * A tile's rows are padded to an odd number of 16-byte chunks: so the eight rows that one phase of
  * ldmatrix reads lie in different banks, whatever the size of the head.
@@ -55,37 +55,6 @@ attn_source_at(const attn_source &s, uint32_t s0)
 	return s.base + (s0 < s.end ? s.pages[s0 / PP_CUDA_PAGE] : s.pages[0]) * s.block;
 }
 
-/* Address of shared memory as the instructions take it. */
-static __device__ __forceinline__ uint32_t
-attn_shared(const void *p)
-{
-	return (uint32_t) __cvta_generic_to_shared(p);
-}
-
-/* 16 bytes from global to shared memory, or zeros. */
-static __device__ __forceinline__ void
-attn_copy16(uint32_t to, const bf16 *from, bool valid)
-{
-	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-	             "r"(valid ? 16 : 0)
-	             : "memory");
-}
-
-/* Ends a group of copies. */
-static __device__ __forceinline__ void
-attn_commit()
-{
-	asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* Waits until at most N groups of this thread are under way. */
-template <int N>
-static __device__ __forceinline__ void
-attn_wait()
-{
-	asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-
 /*
  * Copies 64 slots, of which the first is at from and n are there (the others read as zeros), to a
  * tile. A thread has one chunk of every PER-th row: so all it keeps is a pointer.
@@ -112,37 +81,6 @@ attn_load64(bf16 *to, const bf16 *from, size_t stride, int n)
 			attn_copy16(at + i * PER * ATTN_PITCH(D) * 2, valid ? p : from, valid);
 		p += PER * stride;
 	}
-}
-
-/* Four 8 × 8 matrices of bf16 whose rows begin at the lanes' addresses. */
-static __device__ __forceinline__ void
-attn_ldmatrix(uint32_t (&r)[4], uint32_t at)
-{
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-	             : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-	             : "r"(at)
-	             : "memory");
-}
-
-/* The same, transposed. */
-static __device__ __forceinline__ void
-attn_ldmatrix_t(uint32_t (&r)[4], uint32_t at)
-{
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-	             : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-	             : "r"(at)
-	             : "memory");
-}
-
-/* d += a · b: 16 × 8 from 16 × 16 and 16 × 8. Volatile: all lanes must come to it together. */
-static __device__ __forceinline__ void
-attn_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-	asm volatile(
-	    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-	    "{%8, %9}, {%0, %1, %2, %3};"
-	    : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-	    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /* Where this lane's row of an A operand (16 rows) begins. */

@@ -195,7 +195,7 @@ write_rows(const cuda_attention &a, const attn_tile &t, prefill_rows<D> &x, cons
 /* Scores to weights, and what was summed before to the new maximum. */
 template <int D>
 static __device__ __forceinline__ void
-weigh_step(float (&s)[ATTN_STEP(D) / 8][4], prefill_rows<D> &x, const attn_tile &t, uint32_t s0,
+weigh_step(float (&s)[ATTN_STEP(D) / 8][4], prefill_rows<D> &x, uint32_t s0,
            const attn_scale &scale)
 {
 	constexpr int NB = ATTN_STEP(D) / 8;
@@ -309,7 +309,7 @@ do_tile(const cuda_plan &plan, const cuda_attention &a, const attn_tile &t, bf16
 			load_step<D>(keys, k, s0 + shape::STEP);
 		else
 			attn_commit();
-		weigh_step<D>(s, x, t, s0, scale);
+		weigh_step<D>(s, x, s0, scale);
 		attn_wait<1>();
 		__syncthreads(); /* values are here */
 		sum_step<D>(x, s, values, t.key1 - s0);
@@ -322,7 +322,7 @@ template <int D>
 static __global__ void
 __launch_bounds__(THREADS) prefill_kernel(cuda_plan plan, cuda_attention a)
 {
-	extern __shared__ __align__(16) bf16 prefill_shared[];
+	ATTN_SHARED(prefill_shared);
 	__shared__ attn_tile tile;
 	__shared__ bool any;
 	const uint32_t group = a.attn.n_heads / a.attn.n_kv_heads;
@@ -383,8 +383,8 @@ launch(pp_cuda *cu, const cuda_plan *plan, const cuda_attention *a)
 		return error;
 	if (tiles < (size_t) n_blocks)
 		n_blocks = (int) tiles;
-	prefill_kernel<D><<<n_blocks, THREADS, prefill_shape<D>::BYTES, cu->stream>>>(*plan, *a);
-	return cudaGetLastError();
+	return attn_launch(cu, prefill_kernel<D>, n_blocks, THREADS, prefill_shape<D>::BYTES, *plan,
+	                   *a);
 }
 
 /*

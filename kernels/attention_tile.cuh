@@ -27,7 +27,9 @@
 #ifndef PP_ATTENTION_TILE_CUH
 #define PP_ATTENTION_TILE_CUH
 
-#include "cuda.cuh"
+#include <string.h>
+
+#include "attention_asm.cuh"
 
 #define ATTN_SPLIT    1024u /* slots of a part */
 #define ATTN_STEP(dh) ((dh) > 128 ? 64 : 128)
@@ -106,16 +108,6 @@ attn_scale_of(const pp_attn &a)
 	s.factor = a.softcap > 0.0f ? a.softcap * ATTN_LOG2E : a.scale * ATTN_LOG2E;
 	s.inner = a.softcap > 0.0f ? 2.0f * ATTN_LOG2E * a.scale / a.softcap : 0.0f;
 	return s;
-}
-
-/* 2^x; -inf gives 0. */
-static __device__ __forceinline__ float
-attn_exp2(float x)
-{
-	float y;
-
-	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-	return y;
 }
 
 /* tanh(s · scale / cap) of all scores: 1 − 2 / (e^2x + 1), good to 1e-6 wherever x is. */
@@ -269,8 +261,10 @@ static __device__ __forceinline__ uint32_t
 attn_pack(float x, float y)
 {
 	__nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
+	uint32_t bits;
 
-	return *(const uint32_t *) &pair;
+	memcpy(&bits, &pair, sizeof(bits));
+	return bits;
 }
 
 /* Weights of 16 columns as the A operand of the product with values. */
