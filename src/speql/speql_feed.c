@@ -96,6 +96,7 @@ new_session(void)
 	if (free < 0 || n_live >= pp_max_speculators)
 		return -1;
 	memset(&speql_shared->sessions[free], 0, sizeof(SpeqlSession));
+	pg_atomic_fetch_add_u32(&speql_shared->n_sessions, 1);
 	speql_shared->sessions[free].state = SPEQL_SESSION_STARTING;
 	speql_shared->sessions[free].dbid = MyDatabaseId;
 	speql_shared->sessions[free].login = GetSessionUserId();
@@ -108,6 +109,9 @@ new_session(void)
 static void
 free_session(SpeqlSession *s)
 {
+	if (s->state == SPEQL_SESSION_FREE)
+		return;
+	pg_atomic_fetch_sub_u32(&speql_shared->n_sessions, 1);
 	speql_release(&s->text);
 	speql_release(&s->settings);
 	speql_release(&s->anchor);

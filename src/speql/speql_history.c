@@ -29,6 +29,26 @@ entry_for(uint64 hash)
 	return oldest;
 }
 
+/* True when the current role types somewhere in this database: others' statements are not kept. */
+static bool
+role_types(void)
+{
+	bool types = false;
+
+	if (pg_atomic_read_u32(&speql_shared->n_sessions) == 0)
+		return false;
+	LWLockAcquire(speql_shared->lock, LW_SHARED);
+	for (int i = 0; i < SPEQL_SESSIONS_MAX && !types; i++)
+	{
+		const SpeqlSession *s = &speql_shared->sessions[i];
+
+		types = s->state != SPEQL_SESSION_FREE && s->dbid == MyDatabaseId &&
+		        s->roleid == GetUserId();
+	}
+	LWLockRelease(speql_shared->lock);
+	return types;
+}
+
 /* Keeps a statement. */
 void
 speql_history_add(const char *text, int len)
@@ -38,7 +58,7 @@ speql_history_add(const char *text, int len)
 
 	while (len > 0 && strchr(" \t\r\n;", text[len - 1]) != NULL)
 		len--;
-	if (len == 0 || len > MAX_BYTES)
+	if (len == 0 || len > MAX_BYTES || !role_types())
 		return;
 	hash = hash_bytes_extended((const unsigned char *) text, len, 1);
 	LWLockAcquire(speql_shared->lock, LW_EXCLUSIVE);

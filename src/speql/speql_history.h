@@ -21,7 +21,7 @@ typedef struct SpeqlPast
 	uint64 last;   /* larger: later */
 } SpeqlPast;
 
-/* Keeps a SELECT that the current role submitted. */
+/* Keeps a SELECT that the current role submitted, if the role types in this database at all. */
 extern void speql_history_add(const char *text, int len);
 
 /* The statements that begin with the tokens of a text; constants may differ. List of SpeqlPast. */
