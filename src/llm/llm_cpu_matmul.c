@@ -128,7 +128,8 @@ multiply_panels(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 static pp_result
 reserve(llm_cpu *cpu, matmul_args *a)
 {
-	const uint64_t n_padded = ((uint64_t) a->n_rows + 15) / 16 * 16;
+	/* tiles are read in blocks of 32 rows, also where the last of them do not exist */
+	const uint64_t n_padded = ((uint64_t) a->n_rows + 31) / 32 * 32;
 
 	if (a->w->precision == PP_PREC_F32)
 		return PP_OK;
