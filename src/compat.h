@@ -77,8 +77,8 @@
 #endif
 
 /*
- * 16: permissions moved from range table entries to a list of their own, which every relation's entry
- * needs; Vars know the joins that may have made them null.
+ * 16: permissions moved from range table entries to a list of their own, which every relation's
+ * entry needs; Vars know the joins that may have made them null.
  */
 #if PG_VERSION_NUM >= 160000
 #include "parser/parse_relation.h"

@@ -28,8 +28,8 @@ typedef struct SpeqlEstimate
 extern Query *speql_analyse(const char *sql);
 
 /*
- * Runs a plan into a receiver as the current role, read-only and under restricted operation, without
- * the executor hooks of other extensions. Raises the query's errors.
+ * Runs a plan into a receiver as the current role, read-only and under restricted operation,
+ * without the executor hooks of other extensions. Raises the query's errors.
  */
 extern void speql_run(PlannedStmt *plan, const char *sql, Snapshot snapshot,
                       DestReceiver *receiver);

@@ -42,8 +42,8 @@ role_types(void)
 	{
 		const SpeqlSession *s = &speql_shared->sessions[i];
 
-		types = s->state != SPEQL_SESSION_FREE && s->dbid == MyDatabaseId &&
-		        s->roleid == GetUserId();
+		types =
+		    s->state != SPEQL_SESSION_FREE && s->dbid == MyDatabaseId && s->roleid == GetUserId();
 	}
 	LWLockRelease(speql_shared->lock);
 	return types;

@@ -224,9 +224,9 @@ typedef struct SpeqlShared
 {
 	LWLock *lock;
 	LWLock *track_lock;
-	pg_atomic_uint32 n_tracked; /* read without a lock: 0 means nothing to do at commit */
+	pg_atomic_uint32 n_tracked;  /* read without a lock: 0 means nothing to do at commit */
 	pg_atomic_uint32 n_sessions; /* read without a lock: 0 means that nobody types */
-	pg_atomic_uint32 n_ready;   /* read without a lock: 0 means nothing to match */
+	pg_atomic_uint32 n_ready;    /* read without a lock: 0 means nothing to match */
 	uint64 next_table;
 	uint64 next_feed;
 	uint64 next_registration;
