@@ -54,7 +54,8 @@ TESTS         = test_alloc test_arch test_chat test_conn test_cpu_attn test_cpu_
                 test_quant test_remote test_remote_jobs test_safetensors test_sample test_sched \
                 test_sched_load test_server test_server_model test_server_remote test_sim test_stop test_thread \
                 test_tok_load test_tokenizer test_unicode test_weights test_wire
-FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_remote fuzz_safetensors fuzz_tokenizer fuzz_wire
+FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_remote fuzz_safetensors fuzz_studio fuzz_tokenizer \
+                fuzz_wire
 BENCHES       = bench_gpu bench_grammar bench_ops
 # Programs that launch kernels themselves: nvcc builds them.
 TESTS_CUDA    = test_plan test_attention
@@ -123,8 +124,8 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
         check-layers check-unit check-asan check-corpora check-fuzz check-scripts models \
         bench-llm bench-speql bench-sql install install-engine install-extension uninstall \
         clean clean-extension dist format help tests fuzzers fuzz-gguf fuzz-safetensors \
-        fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar fuzz-remote extension check-clang \
-        check-pgspot check-sql check-docs check-core check-versions installcheck quickstart \
+        fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar fuzz-remote fuzz-studio extension \
+        check-clang check-pgspot check-sql check-docs check-core check-versions installcheck quickstart \
         start stop env psql
 
 all: engine extension           ## build the engine and the extension
@@ -203,7 +204,7 @@ start stop env psql:            ## the quickstart's private server: start, stop,
 	@scripts/cluster $@
 
 fuzz-gguf fuzz-safetensors fuzz-json: ## fuzz one parser for FUZZ_SECONDS
-fuzz-tokenizer fuzz-wire fuzz-grammar fuzz-remote: ## the same
+fuzz-tokenizer fuzz-wire fuzz-grammar fuzz-remote fuzz-studio: ## the same
 $(FUZZ:fuzz_%=fuzz-%): fuzz-%:
 	$(FUZZ_MAKE) $(BUILD)/fuzz/fuzz_$*
 	mkdir -p $(BUILD)/fuzz/corpus/$* test/corpus/$*
@@ -272,7 +273,7 @@ clean-extension:                ## remove the extension's objects, which lie bes
 	+$(EXT_MAKE) clean
 
 help:                           ## this list
-	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1|\2/p' Makefile | \
+	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1|\2/p' Makefile ui/studio.mk | \
 	    while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
 
 # --- rules ------------------------------------------------------------------------------
@@ -361,3 +362,5 @@ $(BUILD)/fuzz_%: $(OBJ)/test/fuzz_%.o $(FUZZ_MAIN) $(BUILD)/libllm.a
 -include $(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.d) $(HOST_UNITS:%=$(OBJ)/host/%.d) \
          $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) \
          $(FUZZ:%=$(OBJ)/test/%.d) $(BENCHES:%=$(OBJ)/bench/%.d)
+
+include ui/studio.mk

@@ -1,0 +1,248 @@
+// main.ts: the page: what its parts say to each other.
+import { AskError, Bridge, cellText, type Column, type ServerError } from "./bridge";
+import { chart, kinds, type Kind } from "./chart";
+import { Editor } from "./editor";
+import { Grid, nameType, Rows, typeName } from "./grid";
+import { modelRows, planTree, type Plan } from "./plan";
+import { repairView } from "./repair";
+import { duration, Speculation, times, type Table } from "./speculation";
+
+const CHARS_MAX = 160_000_000; // of a result's text; what comes after is not fetched
+const MODEL_CALL = /\bprepack\s*\.\s*(generate|generate_json|classify\w*|is_true|score|extract|summari[sz]e|embed|similarity|relevance|rank|translate|answer)\s*\(/i;
+
+const by = <T extends HTMLElement = HTMLElement>(id: string): T => document.getElementById(id) as T;
+const view = by<HTMLSelectElement>("view"), chartKind = by<HTMLSelectElement>("chart-kind");
+
+let rows = new Rows([]);
+let running: { from: number; sql: string; before: Map<string, number> } | null = null;
+let timer = 0, pid = 0, estimateTimer = 0, failed = false;
+
+const showCell = (text: string): void => { by("cell").querySelector("pre")!.textContent = text; by<HTMLDialogElement>("cell").showModal(); };
+const grid = new Grid(by("grid"), "Result rows", showCell);
+const previewGrid = new Grid(by("preview-grid"), "Preview rows", showCell);
+
+const editor = new Editor(by("editor"), sessionStorage.getItem("text") ?? "", {
+  changed(text, cursor) {
+    speculation.feed(text, cursor);
+    clearTimeout(estimateTimer);
+    estimateTimer = window.setTimeout(() => { sessionStorage.setItem("text", editor.text); void estimate(); }, 300);
+  },
+  run: () => void run(),
+});
+
+const bridge = new Bridge({
+  ready(session) {
+    pid = session.pid;
+    by("session").textContent = `${session.user} on ${session.database}, PostgreSQL ${Math.floor(session.version / 10000)}.${session.version % 10000}`;
+    by("login").hidden = true;
+    trouble("");
+    connected(true);
+    void speculation.begin().then((advice) => { trouble(advice); by<HTMLSelectElement>("level").disabled = !speculation.on; }, (e: Error) => trouble(e.message));
+  },
+  login(message) {
+    connected(false);
+    by("session").textContent = "not connected";
+    by("login-why").textContent = message.trim();
+    by("login").hidden = false;
+    by<HTMLInputElement>("login-password").value = "";
+    by("login-user").focus();
+  },
+  lost(message, retryMs) {
+    connected(false);
+    by("session").textContent = "reconnecting…";
+    trouble(`The connection was lost: ${message.trim()}. Trying again in ${duration(retryMs)}.`);
+  },
+  refused(code, message) {
+    if (code === "busy" || code === "offline") finished();
+    trouble(code === "token" ? `Open the link that prepack-studio printed last: ${message}.` : message);
+  },
+  notify(channel, payload) { if (channel === "prepack_speculation") speculation.notify(payload); },
+  columns(columns) { rows = new Rows(columns); grid.set(rows); void names(columns); by("origin").textContent = "reading…"; },
+  rows(text, n) {
+    if (rows.chars > CHARS_MAX) return;
+    rows.add(text, n);
+    grid.grown();
+    if (rows.chars > CHARS_MAX) { bridge.cancel(); say(`Only the first ${rows.length.toLocaleString("en")} rows fit this page; the rest was not fetched.`); }
+  },
+  end(tag, n) {
+    const command = tag.split(" ")[0];
+    if (!tag.startsWith("SELECT")) say(tag);
+    /* What the side connection completes and previews must mean the same as here. */
+    if (running && (command === "SET" || command === "RESET")) void bridge.ask(running.sql).catch(() => undefined);
+    void n;
+  },
+  error(error) { failed = true; report(error); },
+  notice(notice) { say(`${notice.severity ?? "NOTICE"}: ${notice.message}`); },
+  done(ms, firstMs, transaction) { void origin(ms, firstMs, transaction); finished(); draw(); },
+});
+
+const speculation = new Speculation(bridge, editor, previewGrid);
+
+function trouble(text: string): void { by("trouble").textContent = text; by("trouble").hidden = text === ""; }
+
+function connected(yes: boolean): void {
+  for (const id of ["run", "explain", "repair", "another", "level"]) by<HTMLButtonElement>(id).disabled = !yes;
+  if (!yes) { speculation.on = false; finished(); }
+}
+
+function say(text: string, kind = ""): void {
+  const line = document.createElement("div");
+  line.className = kind;
+  line.textContent = text;
+  by("messages").append(line);
+  while (by("messages").childElementCount > 100) by("messages").firstChild!.remove();
+}
+
+// An error in words, and a quiet line under its place.
+function report(error: ServerError): void {
+  say([`${error.severity ?? "ERROR"}: ${error.message}`, error.detail, error.hint && `Hint: ${error.hint}`].filter(Boolean).join("\n"), "error");
+  if (running && error.position)
+    editor.showWrong(running.from + [...running.sql].slice(0, Number(error.position) - 1).join("").length);
+}
+
+// Type names that are not built in.
+async function names(columns: Column[]): Promise<void> {
+  const unknown = [...new Set(columns.map((c) => c.type))].filter((t) => typeName(t) === undefined);
+  if (unknown.length === 0) return;
+  for (const r of await bridge.ask("SELECT t, format_type(t, NULL) FROM unnest($1::oid[]) t", `{${unknown.join(",")}}`)) nameType(Number(r[0]), cellText(r[1]));
+  grid.refreshHead();
+}
+
+async function hits(): Promise<Table[]> {
+  return speculation.on ? speculation.tables().catch(() => []) : [];
+}
+
+async function run(): Promise<void> {
+  if (running || by<HTMLButtonElement>("run").disabled) return;
+  const { from, text } = editor.statement();
+  if (text.trim() === "") return;
+  by<HTMLButtonElement>("run").disabled = true;
+  by<HTMLButtonElement>("cancel").disabled = false;
+  by("messages").replaceChildren();
+  by("origin").textContent = "running…";
+  failed = false;
+  running = { from, sql: text, before: new Map((await hits()).map((t) => [t.id, t.hits])) };
+  rows = new Rows([]);
+  grid.set(rows);
+  if (!bridge.run(text)) { finished(); return; }
+  const began = performance.now();
+  timer = window.setInterval(() => void progress(began), 300);
+}
+
+// What the running statement has done so far.
+async function progress(began: number): Promise<void> {
+  const waited = duration(performance.now() - began), so = rows.length > 0 ? `, ${rows.length.toLocaleString("en")} rows` : "";
+  let calls = "";
+  if (running && MODEL_CALL.test(running.sql)) {
+    const queue = await bridge.ask("SELECT function, sum(rows_done), sum(rows) FROM prepack.queue WHERE pid = $1::int GROUP BY 1", String(pid)).catch(() => []);
+    calls = queue.map((r) => `; ${cellText(r[0])}: ${cellText(r[1])} of ${cellText(r[2])} rows of this batch`).join("");
+  }
+  if (running) by("origin").textContent = `running for ${waited}${so}${calls}`;
+}
+
+function finished(): void {
+  clearInterval(timer);
+  running = null;
+  by<HTMLButtonElement>("cancel").disabled = true;
+  by<HTMLButtonElement>("run").disabled = by<HTMLButtonElement>("explain").disabled;
+  for (const id of ["csv", "markdown"]) by<HTMLButtonElement>(id).disabled = rows.columns.length === 0;
+}
+
+// Where the answer came from and what it cost.
+async function origin(ms: number, firstMs: number, transaction: string): Promise<void> {
+  const was = running, before = was?.before ?? new Map<string, number>();
+  const parts = [failed ? `failed after ${duration(ms)}` : duration(ms)];
+  if (rows.columns.length > 0) parts.push(`${rows.length.toLocaleString("en")} rows`);
+  if (ms > 200 && rows.length > 0) parts.push(`first row after ${duration(firstMs)}`);
+  const line = () => { by("origin").textContent = parts.join("; ") + (transaction === "idle" ? "" : `; transaction ${transaction}`); };
+  line();
+  if (failed || !speculation.on || !was || !/^\s*(select|with|values|table)\b/i.test(was.sql)) return;
+  const used = (await hits()).filter((t) => t.hits > (before.get(t.id) ?? 0));
+  if (used.length > 0) {
+    parts.push(`would have taken about ${duration(Math.max(...used.map((t) => t.builtMs)))}`);
+    parts.push(`from ${used.map((t) => `table ${t.id}, ${duration(t.ageMs)} old`).join(" and ")}`);
+  } else {
+    const why = await bridge.ask("SELECT DISTINCT reason FROM prepack.explain_match($1) WHERE NOT usable LIMIT 1", was.sql).catch(() => []);
+    if (why.length > 0) parts.push(`no table answers: ${cellText(why[0][0])}`);
+  }
+  line();
+}
+
+// Rows, tokens and time that calls to models will take, before they run.
+async function estimate(): Promise<void> {
+  const { text } = editor.statement();
+  by("estimate").textContent = "";
+  if (!speculation.on || !MODEL_CALL.test(text)) return;
+  try {
+    const plan = await explain(text);
+    const past = await bridge.ask("SELECT sum(prompt_tokens - shared_prefix_tokens + output_tokens) / nullif(sum(rows), 0), sum(prefill_ms + decode_ms) / nullif(sum(rows), 0) FROM prepack.pg_stat_prepack WHERE function = lower($1)", MODEL_CALL.exec(text)![1]);
+    const n = modelRows(plan), [tokens, ms] = past[0].map((c) => (c === null ? NaN : Number(cellText(c))));
+    by("estimate").textContent = `about ${n.toLocaleString("en")} rows to the model` +
+      (Number.isFinite(tokens) ? `, ${Math.round(n * tokens).toLocaleString("en")} tokens, ${duration(n * ms)}` : "; no earlier call tells how long");
+  } catch { /* it does not plan yet */ }
+}
+
+async function explain(sql: string): Promise<Plan> {
+  const answer = await bridge.ask(`EXPLAIN (FORMAT JSON) ${sql}`);
+  return JSON.parse(answer.map((r) => cellText(r[0])).join("\n"))[0].Plan as Plan;
+}
+
+async function showPlan(): Promise<void> {
+  view.value = "plan";
+  draw();
+  try { by("plan").replaceChildren(planTree(await explain(editor.statement().text))); }
+  catch (e) { by("plan").textContent = e instanceof AskError ? e.server.message : String(e); }
+}
+
+// Shows the view that is chosen.
+function draw(): void {
+  const possible = kinds(rows.columns);
+  by("grid").hidden = view.value !== "grid";
+  by("chart").hidden = view.value !== "chart";
+  by("plan").hidden = view.value !== "plan";
+  by("chart-kind-label").hidden = view.value !== "chart";
+  if (view.value === "grid") grid.grown();
+  if (view.value !== "chart") return;
+  if (!possible.includes(chartKind.value as Kind) || chartKind.childElementCount !== possible.length)
+    chartKind.replaceChildren(...possible.map((k) => new Option(k, k)));
+  if (possible.length === 0 || rows.length === 0) by("chart").textContent = "There is no number here to draw.";
+  else by("chart").replaceChildren(chart(rows, chartKind.value as Kind));
+}
+
+async function copy(format: "csv" | "markdown"): Promise<void> {
+  await navigator.clipboard.writeText(rows.copy(format));
+  say(`${rows.length.toLocaleString("en")} rows copied.`);
+}
+
+by("run").addEventListener("click", () => void run());
+by("cancel").addEventListener("click", () => bridge.cancel());
+by("explain").addEventListener("click", () => void showPlan());
+by("repair").addEventListener("click", () => void repairView(bridge, editor));
+by("role").addEventListener("click", () => { by("login-why").textContent = ""; by("login").hidden = false; by("login-user").focus(); });
+by("csv").addEventListener("click", () => void copy("csv"));
+by("markdown").addEventListener("click", () => void copy("markdown"));
+view.addEventListener("change", () => (view.value === "plan" ? void showPlan() : draw()));
+chartKind.addEventListener("change", draw);
+by("another").addEventListener("click", async () => { const token = await bridge.ticket(); window.open(`/#${token}`, "_blank", "noopener"); });
+by("level").addEventListener("change", async () => {
+  await bridge.ask("SELECT set_config('prepack.speculation', $1, false)", by<HTMLSelectElement>("level").value);
+  speculation.feed(editor.text, editor.cursor);
+});
+by("login").addEventListener("submit", (e) => {
+  e.preventDefault();
+  const value = (id: string) => by<HTMLInputElement>(id).value;
+  bridge.open(value("login-user"), value("login-password"), value("login-database"));
+  by<HTMLInputElement>("login-password").value = "";
+});
+document.addEventListener("keydown", (e) => {
+  if (e.key !== "F6") return;
+  const parts = ["write", "preview", "result", "side"].map((id) => by(id));
+  const at = parts.findIndex((p) => p.contains(document.activeElement));
+  const next = parts[(at + (e.shiftKey ? parts.length - 1 : 1)) % parts.length];
+  if (next.id === "write") editor.view.focus(); else next.focus();
+  e.preventDefault();
+});
+editor.view.focus();
+
+// For the tests and for whoever measures.
+Object.assign(window, { prepackStudio: { times, rows: () => rows.length } });

@@ -1,0 +1,270 @@
+// page.test.ts: what a person does, in Chromium.
+import { execSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import type { Page } from "playwright-core";
+import { check, openPage, Studio, test, until } from "./harness";
+
+const QUERY = "SELECT c.name, count(*) AS sales, sum(s.amount) AS total\nFROM sale s JOIN city c ON c.id = s.city_id\nWHERE s.day >= date '2026-06-01'\nGROUP BY c.name ORDER BY total DESC";
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+const text = (page: Page, selector: string): Promise<string> => page.locator(selector).innerText();
+
+// Puts a text into the editor as typing does, in place of what is there.
+async function write(page: Page, sql: string): Promise<void> {
+  await page.locator(".cm-content").click();
+  await page.keyboard.press("Control+A");
+  await page.keyboard.press("Delete");
+  await page.keyboard.insertText(sql);
+}
+
+// Runs what is written and waits for its end.
+async function runQuery(page: Page, sql: string): Promise<void> {
+  await write(page, sql);
+  await page.keyboard.press("Control+Enter");
+  await until(`the end of ${sql.slice(0, 40)}`, async () => /^(failed after )?[\d.]+ m?s/.test(await text(page, "#origin")), 60);
+}
+
+// Violations of accessibility rules.
+async function violations(page: Page): Promise<string> {
+  await page.evaluate(axe);
+  const found = await page.evaluate(() => (window as any).axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
+  return found.violations.map((v: any) => `${v.id}: ${v.nodes.map((n: any) => n.target.join(" ")).join(", ")}`).join("\n");
+}
+
+async function picture(page: Page, name: string): Promise<void> {
+  if (process.env.IMAGES) await page.screenshot({ path: `${process.env.IMAGES}/${name}.png` });
+}
+
+const p = (values: number[], q: number): number => [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * q))];
+function goal(name: string, value: number, limit: number, unit: string): void {
+  console.log(`     ${name}: ${value.toFixed(1)} ${unit} (goal ${limit} ${unit}: ${value <= limit ? "met" : "MISSED"})`);
+}
+
+// Private memory of the browser's largest tab process, in MB.
+async function rendererMemory(page: Page): Promise<number> {
+  const session = await page.context().browser()!.newBrowserCDPSession();
+  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+  const sizes = processInfo.filter((i) => i.type === "renderer").map((i) => Number(/RssAnon:\s*(\d+)/.exec(readFileSync(`/proc/${i.id}/status`, "utf8"))![1]) / 1024);
+  return Math.max(...sizes);
+}
+
+let studio: Studio, page: Page & { faults: string[] };
+
+test("page: opens, forgets its token, breaks no policy", async () => {
+  studio = await Studio.start();
+  page = await openPage(studio);
+  check(!page.url().includes("#"), "the token stays in the address");
+  check((await text(page, "#session")).includes("postgres on postgres"), "no session");
+  const first = await page.evaluate(() => performance.getEntriesByType("resource").concat(performance.getEntriesByType("navigation")).reduce((n, e) => n + (e as PerformanceResourceTiming).transferSize, 0));
+  goal("first load", first / 1024, 300, "kB");
+  check(first > 0 && first < 300 * 1024, `first load of ${first} bytes`);
+});
+
+test("page: an unfinished condition and an unfinished end still preview", async () => {
+  await write(page, "SELECT c.country, count(*) FROM city c WHERE GROUP BY");
+  await until("the repaired query's preview", async () => (await text(page, "#preview-line")).includes("GROUP BY c.country"));
+  await page.waitForSelector("#preview-grid .grid-row");
+  check((await text(page, "#preview-grid")).includes("NULL"), "NULL is not marked");
+});
+
+test("page: ghost text is taken by Tab, by word, sent away by Esc", async () => {
+  await write(page, "SELECT country, count(*) FROM city GROUP BY");
+  await page.waitForSelector(".cm-ghost");
+  const before = await text(page, ".cm-content"), ghost = await text(page, ".cm-ghost");
+  await picture(page, "studio-typing");
+  await page.keyboard.press("Escape");
+  check((await page.locator(".cm-ghost").count()) === 0, "Esc leaves the ghost");
+  await page.keyboard.type(" ");
+  await page.waitForSelector(".cm-ghost");
+  await page.keyboard.press("Tab");
+  await until("the ghost is text", async () => (await text(page, ".cm-content")).includes(ghost.trim()) && (await text(page, ".cm-content")).length > before.length - ghost.length);
+});
+
+test("page: runs, shows types and NULLs, says what it cost", async () => {
+  await runQuery(page, "SELECT 1::int AS one, NULL::text AS nothing, 2.5::numeric AS half, now() AS t, '{}'::jsonb AS j");
+  for (const word of ["one", "integer", "nothing", "NULL", "numeric", "timestamptz", "jsonb"])
+    await until(`${word} in the grid`, async () => (await text(page, "#grid")).includes(word));
+  check((await text(page, "#origin")).includes("1 rows"), await text(page, "#origin"));
+});
+
+test("page: the finished query comes from a table, and says so", async () => {
+  await write(page, QUERY);
+  await until("a table is ready", async () => (await text(page, "#tables")).includes("ready"), 60);
+  await page.keyboard.press("Control+Enter");
+  await until("the origin", async () => /would have taken about .*; from table \d+/.test(await text(page, "#origin")), 60);
+  await picture(page, "studio-result");
+});
+
+test("page: chart with a switch, plan as a tree", async () => {
+  await runQuery(page, QUERY);
+  await page.selectOption("#view", "chart");
+  check((await page.locator("#chart svg rect").count()) === 40, "no bars");
+  await picture(page, "studio-chart");
+  await page.selectOption("#chart-kind", "scatter");
+  check((await page.locator("#chart svg circle").count()) === 40, "no points");
+  await page.selectOption("#chart-kind", "histogram");
+  check((await page.locator("#chart svg rect").count()) === 24, "no histogram");
+  await runQuery(page, "SELECT day, sum(amount) FROM sale GROUP BY day");
+  check((await page.locator("#chart svg polyline").count()) === 1, "no time series");
+  await page.click("#explain");
+  await page.waitForSelector("#plan summary");
+  await page.selectOption("#view", "grid");
+});
+
+test("page: an edited constant and a WITH block", async () => {
+  await runQuery(page, QUERY.replace("06-01", "07-01"));
+  await until("rows", async () => (await text(page, "#grid")).includes("city"));
+  await write(page, "WITH big AS (SELECT city_id, sum(amount) AS total FROM sale GROUP BY city_id) SELECT * FROM big WHERE total >");
+  for (let i = 0; i < 45; i++) await page.keyboard.press("ArrowLeft");
+  await until("the block's preview", async () => (await text(page, "#preview-line")).includes("big"), 30);
+  check((await page.locator(".cm-block").count()) > 0, "no outline");
+});
+
+test("page: errors are underlined, repair is a diff", async () => {
+  await runQuery(page, "SELECT nothing FROM city");
+  check((await text(page, "#messages")).includes("does not exist"), "no message");
+  check((await page.locator(".cm-wrong").innerText()) === "nothing", "not underlined");
+  await write(page, "SELECT nam FROM city GROUP BY");
+  await page.click("#repair");
+  await page.waitForSelector("#repair-view pre");
+  check((await page.locator("#repair-view ins, #repair-view del").count()) > 0, "no diff");
+  await page.click("#repair-view button:last-child");
+});
+
+test("page: copies CSV and Markdown", async () => {
+  await runQuery(page, "SELECT 1 AS a, 'x,\"y\"' AS b, NULL AS c, 'p|q' AS d");
+  await page.click("#csv");
+  await until("CSV", async () => (await page.evaluate(() => navigator.clipboard.readText())) === 'a,b,c,d\n1,"x,""y""",,p|q\n');
+  await page.click("#markdown");
+  await until("Markdown", async () => (await page.evaluate(() => navigator.clipboard.readText())).includes('| 1 | x,"y" |  | p\\|q |'));
+});
+
+test("page: script in a cell stays text", async () => {
+  await runQuery(page, "SELECT body AS \"<b>x</b>\", '<svg onload=window.hacked=1>' AS y FROM note");
+  await page.waitForSelector("#grid .grid-row");
+  check((await text(page, "#grid")).includes("<script>window.hacked=1</script>"), "the text is gone");
+  check((await page.evaluate(() => (window as any).hacked)) === undefined, "it ran");
+});
+
+test("page: typing goes on while a statement runs; Cancel ends it", async () => {
+  await write(page, "SELECT pg_sleep(600)");
+  await page.keyboard.press("Control+Enter");
+  await until("it runs", async () => (await text(page, "#origin")).includes("running for"));
+  await write(page, "SELECT country, count(*) FROM city GROUP BY");
+  await page.waitForSelector(".cm-ghost");
+  await page.click("#cancel");
+  await until("it is cancelled", async () => (await text(page, "#messages")).includes("canceling statement"));
+});
+
+test("page: 200 edits in 5 s keep up", async () => {
+  await write(page, "SELECT name FROM city WHERE id > ");
+  const faults = page.faults.length, begin = Date.now();
+  await page.evaluate(() => {
+    (window as any).paints = [];
+    document.querySelector(".cm-content")!.addEventListener("beforeinput", (e) => { const t = e.timeStamp; requestAnimationFrame(() => { const c = new MessageChannel(); c.port1.onmessage = () => (window as any).paints.push(performance.now() - t); c.port2.postMessage(0); }); });
+  });
+  for (let i = 0; i < 200; i++) {
+    if (i % 2) await page.keyboard.press("Backspace"); else await page.keyboard.insertText(String(i % 10));
+    const rest = begin + i * 25 - Date.now();
+    if (rest > 0) await page.waitForTimeout(rest);
+  }
+  await page.keyboard.insertText("38");
+  await until("the last text's preview", async () => (await text(page, "#preview-line")).includes("38"));
+  check(page.faults.length === faults, page.faults.join("\n"));
+  const paints = (await page.evaluate(() => (window as any).paints)) as number[], times = await page.evaluate(() => (window as any).prepackStudio.times);
+  check(times.ghost.length > 0 && times.preview.length > 0, "nothing was measured");
+  if (paints.length > 0) goal("keystroke to paint, p95", p(paints, 0.95), 16, "ms");
+  goal("keystroke to ghost text, p50", p(times.ghost, 0.5), 60, "ms");
+  goal("preview ready to painted, p50", p(times.preview, 0.5), 50, "ms");
+});
+
+test("page: a million rows scroll", async () => {
+  await runQuery(page, "SELECT i, 'row ' || i AS label, i % 97 AS m FROM generate_series(1, 1000000) i");
+  check((await page.evaluate(() => (window as any).prepackStudio.rows())) === 1000000, "rows are missing");
+  await page.locator("#grid .grid").focus();
+  await page.keyboard.press("Control+End");
+  await until("the last row", async () => (await text(page, "#grid")).includes("row 1000000"));
+  const fps = await page.evaluate(async () => {
+    const box = document.querySelector("#grid .grid")!, begin = performance.now();
+    let frames = 0;
+    while (performance.now() - begin < 2000) { box.scrollTop = (box.scrollTop + 7919) % box.scrollHeight; await new Promise(requestAnimationFrame); frames++; }
+    return (frames * 1000) / (performance.now() - begin);
+  });
+  const session = await page.context().newCDPSession(page);
+  await session.send("HeapProfiler.collectGarbage");
+  const memory = await rendererMemory(page);
+  console.log(`     1,000,000 rows scroll at ${fps.toFixed(0)} frames a second (goal 60: ${fps >= 59 ? "met" : "MISSED"})`);
+  goal("private memory of the tab's process with 1,000,000 rows", memory, 200, "MB");
+  check(memory < 400, `the tab takes ${memory} MB`);
+});
+
+test("page: two tabs as two roles see their own rows", async () => {
+  for (const role of ["alice", "bob"]) {
+    const other = await openPage(studio);
+    await other.click("#role");
+    await other.fill("#login-user", role);
+    await other.click("#login button");
+    await until(`${role} is in`, async () => (await text(other, "#session")).startsWith(role));
+    await runQuery(other, "SELECT body FROM note");
+    await other.waitForSelector("#grid .grid-row");
+    const seen = await text(other, "#grid");
+    check(seen.includes(`seen by ${role}`) && !seen.includes(role === "alice" ? "seen by bob" : "seen by alice"), seen);
+    await other.context().close();
+  }
+});
+
+test("page: a wrong password asks again, a right one works, none is kept", async () => {
+  const other = await openPage(studio);
+  for (const password of ["wrong", "swordfish"]) {
+    if (await other.locator("#login").isHidden()) await other.click("#role");
+    await other.fill("#login-user", "carol");
+    await other.fill("#login-password", password);
+    await other.click("#login button");
+    if (password === "wrong") await until("the reason", async () => (await text(other, "#login-why")).includes("password"));
+  }
+  await until("carol is in", async () => (await text(other, "#session")).startsWith("carol"));
+  const kept = await other.evaluate(() => JSON.stringify([{ ...sessionStorage }, { ...localStorage }, document.cookie]));
+  check(!kept.includes("swordfish") && !studio.output.includes("swordfish"), "the password is kept");
+  await other.context().close();
+});
+
+test("page: a database without the extension is a plain SQL page", async () => {
+  const plain = await Studio.start("plain"), other = await openPage(plain);
+  await until("advice", async () => (await text(other, "#trouble")).includes("CREATE EXTENSION"));
+  await runQuery(other, "SELECT 42 AS answer");
+  await until("its row", async () => (await text(other, "#grid")).includes("42"));
+  await other.context().close();
+  await plain.stop();
+});
+
+test("page: no accessibility violations: light, dark, narrow, every view", async () => {
+  await runQuery(page, QUERY);
+  for (const value of ["grid", "chart", "plan"]) {
+    await page.selectOption("#view", value);
+    if (value === "plan") await page.waitForSelector("#plan summary");
+    check((await violations(page)) === "", `${value}: ${await violations(page)}`);
+  }
+  await page.selectOption("#view", "grid");
+  for (const [width, height, dark] of [[1280, 720, true], [390, 844, false]] as const) {
+    const other = await openPage(studio, width, height, dark);
+    await runQuery(other, "SELECT name, id FROM city");
+    check((await violations(other)) === "", `${width}: ${await violations(other)}`);
+    const wide = await other.evaluate(() => document.documentElement.scrollWidth);
+    check(wide <= width, `the page is ${wide} wide`);
+    await picture(other, dark ? "studio-dark" : "studio-phone");
+    await other.context().close();
+  }
+});
+
+test("page: survives a restart of the server", async () => {
+  execSync(process.env.RESTART!, { stdio: "ignore", cwd: "/tmp" });
+  await until("the session is back", async () => (await text(page, "#session")).includes("postgres on postgres") && !(await page.locator("#run").isDisabled()), 60);
+  await runQuery(page, "SELECT 'back' AS word");
+  await until("its row", async () => (await text(page, "#grid")).includes("back"));
+});
+
+test("page: made no error of its own; SIGTERM ends prepack-studio", async () => {
+  check(page.faults.length === 0, page.faults.join("\n"));
+  check((await studio.stop()) === 0, "it did not end well");
+});
