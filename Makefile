@@ -122,7 +122,7 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
 
 .PHONY: all engine cuda check-kernels bench-gpu gpu-bundle check check-llm check-style \
         check-layers check-unit check-asan check-corpora check-fuzz check-scripts models \
-        bench-llm bench-speql bench-sql install install-engine install-extension uninstall \
+        bench-llm bench-race bench-speql bench-sql install install-engine install-extension uninstall \
         clean clean-extension dist format help tests fuzzers fuzz-gguf fuzz-safetensors \
         fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar fuzz-remote fuzz-studio extension \
         check-clang check-pgspot check-sql check-docs check-core check-versions installcheck quickstart \
@@ -235,6 +235,10 @@ bench-llm: all models           ## the engine and its peers side by side, into $
 bench-speql: all                ## typed queries, paired with speculation off; installs the extension first
 	$(MAKE) --no-print-directory install
 	bench/bench-speql --out $(BUILD)/bench
+
+bench-race:                     ## the freshness of speculative tables at a million checks, at the server of PG*
+	bench/speql/race --checks 200000
+	bench/speql/race --checks 10000 --scenario late --caught
 
 bench-sql: all models           ## the promises of the extension, into $(BUILD)/bench; installs it first
 	$(MAKE) --no-print-directory install

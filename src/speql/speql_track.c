@@ -21,6 +21,9 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
+#include "prepack.h"
+
+#define FAULT_DELAY_US 2000 /* between noting and becoming visible, for tests */
 
 /* The modes that a change of a relation's rows takes. */
 static const LOCKMODE write_modes[] = {RowExclusiveLock, ShareRowExclusiveLock, ExclusiveLock,
@@ -53,19 +56,40 @@ append_writer(SpeqlTracked *t, FullTransactionId xid)
 	SpinLockRelease(&t->mutex);
 }
 
+/* True when a fault is to be provoked. */
+static bool
+has_fault(const char *fault)
+{
+	return pp_test_fault != NULL && strcmp(pp_test_fault, fault) == 0;
+}
+
+/*
+ * True when a transaction's writes are to be noted now. The fault note_late is the protocol that
+ * must not be: noting what others can see already; bench/speql/race must catch it.
+ */
+static bool
+is_time_to_note(XactEvent event)
+{
+	if (has_fault("note_late"))
+		return event == XACT_EVENT_COMMIT;
+	return event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE;
+}
+
 /* Notes what a transaction wrote, before it can be seen. */
 static void
 note_writes(XactEvent event, void *arg)
 {
 	FullTransactionId xid;
 
-	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE)
+	if (!is_time_to_note(event))
 		return;
 	if (speql_shared == NULL || pg_atomic_read_u32(&speql_shared->n_tracked) == 0)
 		return;
 	xid = GetTopFullTransactionIdIfAny();
 	if (!FullTransactionIdIsValid(xid))
 		return;
+	if (has_fault("note_late"))
+		pg_usleep(FAULT_DELAY_US);
 	LWLockAcquire(speql_shared->track_lock, LW_SHARED);
 	for (int i = 0; i < SPEQL_TRACKED_MAX; i++)
 	{
@@ -75,6 +99,8 @@ note_writes(XactEvent event, void *arg)
 			append_writer(t, xid);
 	}
 	LWLockRelease(speql_shared->track_lock);
+	if (has_fault("slow_commit"))
+		pg_usleep(FAULT_DELAY_US);
 }
 
 /* Registers the callback. */
