@@ -107,15 +107,15 @@ export class Speculation {
       this.editor.showGhost(fed.cursor, first);
       if (first) note("ghost", typed);
     }
-    by("next").replaceChildren(...rows.filter((r) => cellText(r[1]) !== "").map((r) => this.suggestion(r)));
+    by("next").replaceChildren(...rows.filter((r) => cellText(r[1]) !== "").slice(0, 5).map((r) => this.suggestion(r)));
   }
 
   private suggestion(row: Cell[]): HTMLElement {
     const item = document.createElement("li"), button = document.createElement("button");
     button.type = "button";
     const sql = cellText(row[1]);
-    button.textContent = sql.length > 120 ? `…${sql.slice(-110)}` : sql;
-    button.title = `from ${cellText(row[2])}`;
+    button.textContent = sql.length > 72 ? `…${sql.slice(-70)}` : sql;
+    button.title = `${sql}\n(from ${cellText(row[2])})`;
     button.addEventListener("click", () => this.editor.replace(cellText(row[1])));
     item.append(button);
     return item;

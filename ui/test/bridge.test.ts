@@ -1,7 +1,7 @@
 // bridge.test.ts: the bridge under attack, by raw sockets.
 import { connect } from "node:net";
 import { get } from "node:http";
-import { check, Client, Studio, test, until } from "./harness";
+import { check, Client, prepare, Studio, test, until } from "./harness";
 
 let studio: Studio;
 
@@ -11,8 +11,9 @@ function request(path: string, headers: Record<string, string> = {}): Promise<{ 
   return new Promise((resolve, reject) => get({ host: "127.0.0.1", port, path, headers }, (r) => { r.resume(); resolve({ status: r.statusCode!, headers: r.headers }); }).on("error", reject));
 }
 
+prepare("bridge:", async () => { studio = await Studio.start(); });
+
 test("bridge: answers carry a strict policy; other paths and hosts get nothing", async () => {
-  studio = await Studio.start();
   const { status, headers } = await request("/");
   check(status === 200, `status ${status}`);
   check(/default-src 'none'; script-src 'self';/.test(headers["content-security-policy"]) && !/unsafe/.test(headers["content-security-policy"]), headers["content-security-policy"]);

@@ -30,7 +30,9 @@ export class Studio {
   }
 
   static async start(database = "postgres", user = "postgres"): Promise<Studio> {
-    const child = spawn(process.env.STUDIO!, ["--ui", "dist", `host=${SOCKETS} user=${user} dbname=${database}`]);
+    /* Under ASan, freed memory must not count as held. */
+    const env = { ASAN_OPTIONS: "quarantine_size_mb=2", ...process.env };
+    const child = spawn(process.env.STUDIO!, ["--ui", "dist", `host=${SOCKETS} user=${user} dbname=${database}`], { env });
     const studio = new Studio(child);
     await until("a link is printed", () => studio.words.includes("#"));
     return studio;
@@ -117,12 +119,18 @@ export async function closeBrowser(): Promise<void> { await browser?.close(); br
 const tests: { name: string; body: () => Promise<void> }[] = [];
 export function test(name: string, body: () => Promise<void>): void { tests.push({ name, body }); }
 
+// What the tests of one prefix need; done before the first of them that runs.
+const needs: { prefix: string; body: () => Promise<void>; done: boolean }[] = [];
+export function prepare(prefix: string, body: () => Promise<void>): void { needs.push({ prefix, body, done: false }); }
+
 // Runs them in order; prints a line each and the sum; returns the number of failures.
 export async function runAll(): Promise<number> {
   const chosen = tests.filter((t) => t.name.includes(process.env.ONLY ?? ""));
   let failed = 0;
   for (const t of chosen)
     try {
+      for (const n of needs)
+        if (!n.done && t.name.startsWith(n.prefix)) { n.done = true; await n.body(); }
       await t.body();
       console.log(`ok   ${t.name}`);
     } catch (e) {

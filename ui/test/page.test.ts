@@ -3,7 +3,7 @@ import { execSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { Page } from "playwright-core";
-import { check, openPage, Studio, test, until } from "./harness";
+import { check, openPage, prepare, Studio, test, until } from "./harness";
 
 const QUERY = "SELECT c.name, count(*) AS sales, sum(s.amount) AS total\nFROM sale s JOIN city c ON c.id = s.city_id\nWHERE s.day >= date '2026-06-01'\nGROUP BY c.name ORDER BY total DESC";
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -51,9 +51,12 @@ async function rendererMemory(page: Page): Promise<number> {
 
 let studio: Studio, page: Page & { faults: string[] };
 
-test("page: opens, forgets its token, breaks no policy", async () => {
+prepare("page:", async () => {
   studio = await Studio.start();
   page = await openPage(studio);
+});
+
+test("page: opens, forgets its token, breaks no policy", async () => {
   check(!page.url().includes("#"), "the token stays in the address");
   check((await text(page, "#session")).includes("postgres on postgres"), "no session");
   const first = await page.evaluate(() => performance.getEntriesByType("resource").concat(performance.getEntriesByType("navigation")).reduce((n, e) => n + (e as PerformanceResourceTiming).transferSize, 0));
