@@ -17,6 +17,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "storage/ipc.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -203,6 +204,24 @@ feed(const char *text, int cursor)
 	return id;
 }
 
+/* Ends the workers of this backend, which ends. One that has yet to start finds no feeder. */
+static void
+end_own_sessions(int code, Datum arg)
+{
+	LWLockAcquire(speql_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SPEQL_SESSIONS_MAX; i++)
+	{
+		SpeqlSession *s = &speql_shared->sessions[i];
+
+		if (s->state == SPEQL_SESSION_FREE || s->feeder != MyProcPid)
+			continue;
+		s->feeder = 0;
+		if (s->worker != 0)
+			kill(s->worker, SIGTERM);
+	}
+	LWLockRelease(speql_shared->lock);
+}
+
 /* speculate(partial_sql, cursor_pos): takes a text; NULL when speculation is off. */
 Datum
 pp_speculate(PG_FUNCTION_ARGS)
@@ -224,6 +243,8 @@ pp_speculate(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 		cursor = pg_mbcharcliplen(typed, cursor, Max(PG_GETARG_INT32(1), 0));
 	pg_atomic_fetch_add_u64(&speql_shared->counters.n_feeds, 1);
+	if (!feeds)
+		before_shmem_exit(end_own_sessions, (Datum) 0);
 	feeds = true;
 	id = feed(typed, cursor);
 	if (id == 0)
@@ -388,6 +409,8 @@ speql_feed_enter(int session)
 	speql_shared->sessions[session].worker = MyProcPid;
 	speql_shared->sessions[session].latch = MyLatch;
 	speql_shared->sessions[session].state = SPEQL_SESSION_LIVE;
+	if (speql_shared->sessions[session].feeder == 0)
+		kill(MyProcPid, SIGTERM);
 	LWLockRelease(speql_shared->lock);
 }
 
