@@ -204,9 +204,9 @@ feed(const char *text, int cursor)
 	return id;
 }
 
-/* Ends the workers of this backend, which ends. One that has yet to start finds no feeder. */
+/* At the end of a backend that fed: its sessions have no more to do. */
 static void
-end_own_sessions(int code, Datum arg)
+leave_sessions(int code, Datum arg)
 {
 	LWLockAcquire(speql_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < SPEQL_SESSIONS_MAX; i++)
@@ -216,8 +216,10 @@ end_own_sessions(int code, Datum arg)
 		if (s->state == SPEQL_SESSION_FREE || s->feeder != MyProcPid)
 			continue;
 		s->feeder = 0;
-		if (s->worker != 0)
-			kill(s->worker, SIGTERM);
+		if (s->latch)
+			SetLatch(s->latch);
+		if (DsaPointerIsValid(s->anchor))
+			kill(s->worker, SIGINT);
 	}
 	LWLockRelease(speql_shared->lock);
 }
@@ -244,7 +246,7 @@ pp_speculate(PG_FUNCTION_ARGS)
 		cursor = pg_mbcharcliplen(typed, cursor, Max(PG_GETARG_INT32(1), 0));
 	pg_atomic_fetch_add_u64(&speql_shared->counters.n_feeds, 1);
 	if (!feeds)
-		before_shmem_exit(end_own_sessions, (Datum) 0);
+		before_shmem_exit(leave_sessions, (Datum) 0);
 	feeds = true;
 	id = feed(typed, cursor);
 	if (id == 0)
@@ -336,6 +338,13 @@ speql_feed_superseded(int session, uint64 id)
 	return *(volatile uint64 *) &speql_shared->sessions[session].id != id;
 }
 
+/* True when the backend that fed the session has gone. */
+bool
+speql_feed_abandoned(int session)
+{
+	return *(volatile int *) &speql_shared->sessions[session].feeder == 0;
+}
+
 /* Sets or clears the anchor. */
 bool
 speql_feed_anchor(int session, const char *anchor)
@@ -409,8 +418,6 @@ speql_feed_enter(int session)
 	speql_shared->sessions[session].worker = MyProcPid;
 	speql_shared->sessions[session].latch = MyLatch;
 	speql_shared->sessions[session].state = SPEQL_SESSION_LIVE;
-	if (speql_shared->sessions[session].feeder == 0)
-		kill(MyProcPid, SIGTERM);
 	LWLockRelease(speql_shared->lock);
 }
 

@@ -27,6 +27,9 @@ extern bool speql_feed_take(int session, uint64 last, SpeqlRequest *request);
 /* True when there is a newer text than a request's. */
 extern bool speql_feed_superseded(int session, uint64 id);
 
+/* True when nobody feeds the session any more. */
+extern bool speql_feed_abandoned(int session);
+
 /*
  * Says what the next build needs: it is cancelled as soon as a text comes that does not contain the
  * tokens of `anchor`. NULL: no build runs. False when a newer text is already there that does not.

@@ -146,11 +146,11 @@ run_step(Speculator *s, Step step, void *arg, int timeout_ms, char **message)
 	return good;
 }
 
-/* True when a newer text is there. */
+/* True when a newer text is there, or nobody waits for this one any more. */
 static bool
 superseded(const Speculator *s)
 {
-	return speql_feed_superseded(s->session, s->request.id);
+	return speql_feed_superseded(s->session, s->request.id) || speql_feed_abandoned(s->session);
 }
 
 /* Step: tells whoever listens. */
@@ -699,9 +699,12 @@ next_text(Speculator *s)
 	MemoryContextSwitchTo(s->context);
 	while (!speql_feed_take(s->session, last, &s->request))
 	{
-		int rc = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, SWEEP_MS,
-		                   PP_WAIT_EVENT_NEW("PrepackSpeculator"));
+		int rc;
 
+		if (speql_feed_abandoned(s->session))
+			return false;
+		rc = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, SWEEP_MS,
+		               PP_WAIT_EVENT_NEW("PrepackSpeculator"));
 		ResetLatch(MyLatch);
 		check_for_end();
 		if (!(rc & WL_TIMEOUT))

@@ -1,0 +1,170 @@
+# 007_speculation.pl: typing sessions, their workers and tables, when things go wrong.
+#
+# Scenarios 13 to 15, 20, 24 and 25 of speculation: storms of edits, cancelled builds, crashes, quotas,
+# DDL beside builds. Times are promised limits with a wide margin: machines are shared.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+$SIG{PIPE} = 'IGNORE'; # of sessions that a crash ends
+
+my $node = PostgreSQL::Test::Cluster->new('speculation');
+$node->init;
+$node->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'prepack'
+max_prepared_transactions = 4
+prepack.max_speculators = 2
+autovacuum = off
+CONF
+$node->start;
+$node->safe_psql('postgres', <<'SQL');
+CREATE EXTENSION prepack;
+CREATE TABLE sale AS SELECT i AS id, i % 50 AS city, (i % 97)::numeric AS amount FROM generate_series(1, 400000) i;
+ANALYZE sale;
+SQL
+
+my $timer = IPC::Run::timeout(300);
+
+# Runs one statement in a new session, after typing; waits for what is built.
+sub typed
+{
+	my ($text, $then) = @_;
+	$text =~ s/'/''/g;
+	return $node->safe_psql('postgres', <<"SQL");
+SET prepack.speculation = materialize;
+SET max_parallel_workers_per_gather = 0;
+DO \$\$
+DECLARE fed bigint := prepack.speculate('$text');
+BEGIN
+    FOR i IN 1 .. 600 LOOP
+        EXIT WHEN EXISTS (SELECT FROM prepack.speculations s WHERE s.id = fed AND s.state = 'idle');
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+END \$\$;
+$then
+SQL
+}
+
+# Waits until a query gives 't'.
+sub wait_until { return $node->poll_query_until('postgres', $_[0]); }
+
+my $query = 'SELECT city, sum(amount) FROM sale WHERE id > 5 GROUP BY city';
+
+# typed, built, answered
+like(typed($query, "EXPLAIN (COSTS OFF) $query"), qr/Prepack Speculation.*exact/s,
+	'the finished query reads a table');
+ok(wait_until("SELECT count(*) = 0 FROM prepack.speculations"), 'the worker ends with the session that typed');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'prepack speculator'"),
+	'0', 'no worker is left');
+
+# 13: two hundred edits
+my $storm = join("\n", 'SET prepack.speculation = materialize;',
+	map { sprintf "SELECT prepack.speculate('SELECT city FROM sale WHERE id > %d') > 0;", $_ } 1 .. 200);
+my $start = time;
+$node->safe_psql('postgres', $storm . "\nSELECT max(c) <= 1 FROM (SELECT count(*) c FROM prepack.speculation_tables
+    WHERE state = 'building') x;");
+diag(sprintf '200 edits: %.0f ms', 1000 * (time - $start));
+ok(wait_until("SELECT count(*) = 0 FROM prepack.speculation_tables WHERE state = 'building'"), 'no build is left');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE relation = 'sale'::regclass"), '0',
+	'no lock is left');
+
+# 24: the quota
+$node->safe_psql('postgres',
+	"SELECT prepack.reset_speculation(); ALTER SYSTEM SET prepack.speculation_max_bytes = '1MB';
+    SELECT pg_reload_conf()");
+usleep(200_000);
+my ($rc, $stdout, $stderr) = $node->psql('postgres', "SELECT prepack.materialize('SELECT id, city, amount FROM sale')");
+like($stderr, qr/could not be built/, 'a table over the quota is not built');
+cmp_ok($node->safe_psql('postgres', "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class
+    WHERE relnamespace = 'prepack'::regnamespace AND relname LIKE 'speculation\\_%' AND relkind = 'r'"),
+	'<=', 1.01 * 1024 * 1024, 'nothing over the quota is left on disk');
+$node->safe_psql('postgres', "ALTER SYSTEM RESET prepack.speculation_max_bytes; SELECT pg_reload_conf()");
+
+# 14, 25: a long build is cancelled by DDL on what it reads
+my $long = 'SELECT a.city, count(*) FROM sale a JOIN sale b ON a.city = b.city '
+  . 'WHERE a.id < 60000 AND b.id < 60000 GROUP BY a.city';
+my $begin = "SET prepack.speculation = materialize; SET max_parallel_workers_per_gather = 0;\n"
+  . "SELECT prepack.speculate('$long') > 0;\n";
+my ($tin, $tout) = ('', '');
+my $typist = IPC::Run::start(
+	[ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$tin, '>', \$tout, $timer);
+$tin = $begin;
+$typist->pump_nb;
+ok(wait_until("SELECT count(*) > 0 FROM prepack.speculation_tables WHERE state = 'building'"), 'a long build runs');
+$start = time;
+$node->safe_psql('postgres', 'ALTER TABLE sale ADD COLUMN note text');
+my $took = time - $start;
+cmp_ok($took, '<', 1.0, sprintf('DDL does not wait for a build (%.0f ms)', 1000 * $took));
+
+# a newer text that has no use for a build cancels it
+$tin = "SELECT prepack.speculate('$long ') > 0;\n";
+$typist->pump_nb;
+ok(wait_until("SELECT count(*) > 0 FROM prepack.speculation_tables WHERE state = 'building'"), 'it is built again');
+$start = time;
+$tin = "SELECT prepack.speculate('SELECT 1') > 0;\n";
+$typist->pump_nb;
+ok(wait_until("SELECT count(*) = 0 FROM prepack.speculation_tables WHERE state = 'building'"),
+	'a newer text ends it');
+diag(sprintf 'cancelled after %.0f ms, the poll included', 1000 * (time - $start));
+
+# DROP DATABASE beside a worker
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+$node->safe_psql('other', 'CREATE EXTENSION prepack; CREATE TABLE t AS SELECT generate_series(1, 1000) i');
+my ($oin, $oout) = ('', '');
+my $other = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('other') ], '<', \$oin, '>', \$oout, $timer);
+$oin = "SET prepack.speculation = materialize; SELECT prepack.speculate('SELECT i FROM t') > 0; SELECT 'fed';\n";
+$other->pump until $oout =~ /fed/;
+$oin = "\\q\n";
+$other->finish;
+$node->safe_psql('postgres', 'DROP DATABASE other');
+pass('a database with a typing session is dropped');
+
+# 20: kill -9 of a worker: the cluster restarts, tables of before are neither served nor left
+typed($query, 'SELECT 1');
+$tin = "SELECT prepack.speculate('$long') > 0;\n";
+$typist->pump_nb;
+wait_until("SELECT count(*) > 0 FROM prepack.speculation_tables WHERE state = 'building'");
+my $pid = $node->safe_psql('postgres',
+	"SELECT pid FROM pg_stat_activity WHERE backend_type = 'prepack speculator' LIMIT 1");
+my $before = $node->safe_psql('postgres',
+	"SELECT count(*) FROM pg_class WHERE relname LIKE 'speculation\\_%' AND relkind = 'r'
+    AND relnamespace = 'prepack'::regnamespace");
+kill 'KILL', $pid;
+eval { $typist->kill_kill };
+my $up = 0;
+for (1 .. 300)
+{
+	usleep(100_000);
+	$up = eval { ($node->psql('postgres', 'SELECT 1'))[0] == 0 } && $_ > 5;
+	last if $up;
+}
+ok($up, 'the cluster is back after kill -9 of a worker');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM prepack.speculation_tables'), '0', 'the registry is empty');
+unlike($node->safe_psql('postgres', "EXPLAIN (COSTS OFF) $query"), qr/Prepack Speculation/,
+	'no table of before is used');
+cmp_ok($before, '>', 0, 'there were tables on disk');
+typed('SELECT count(*) FROM sale', 'SELECT 1');
+is($node->safe_psql('postgres', "SELECT prepack.reset_speculation() >= 0"), 't', 'reset sweeps');
+ok(wait_until("SELECT count(*) = 0 FROM pg_class WHERE relname LIKE 'speculation\\_%' AND relkind = 'r'
+    AND relnamespace = 'prepack'::regnamespace"), 'orphans are dropped');
+
+# a prepared transaction that wrote a table is a writer until it is resolved
+$node->safe_psql('postgres', "BEGIN; INSERT INTO sale (id, city, amount) VALUES (0, 1, 1); PREPARE TRANSACTION 'p'");
+$node->restart;
+($rc, $stdout, $stderr) = $node->psql('postgres',
+	"SET statement_timeout = '2s'; SELECT prepack.materialize('SELECT count(*) FROM sale')");
+like($stderr, qr/statement timeout/, 'nothing is built beside a prepared transaction that writes');
+$node->safe_psql('postgres', "COMMIT PREPARED 'p'");
+is($node->safe_psql('postgres', "SELECT prepack.materialize('SELECT count(*) FROM sale') > 0;
+    SET prepack.test_fault = 'ignore_cost'; SELECT count(*) FROM sale"), "t\n400001", 'and after it all is right');
+
+# DROP EXTENSION takes the tables along
+$node->safe_psql('postgres', 'DROP EXTENSION prepack CASCADE');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_class WHERE relname LIKE 'speculation\\_%'"), '0',
+	'tables go with it');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM sale'), '400001', 'queries that had tables still run');
+$node->stop;
+done_testing();
