@@ -18,6 +18,7 @@ shared_preload_libraries = 'prepack'
 max_prepared_transactions = 4
 prepack.max_speculators = 2
 autovacuum = off
+restart_after_crash = on
 CONF
 $node->start;
 $node->safe_psql('postgres', <<'SQL');
