@@ -566,7 +566,7 @@ simulate(sim *m, uint64_t seed, mutation mutate)
 	return m->wrong;
 }
 
-static uint64_t n_seeds = 40000;
+static uint64_t n_seeds = 100000;
 static uint64_t first_seed = 1;
 static sim world, again;
 
