@@ -32,7 +32,7 @@ LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_label llm_pack llm_prefix l
                 llm_sched_pass llm_sched_queue llm_sched_verify
 LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_grammar_step \
                 llm_sample llm_stop llm_vocab_trie
-LLM_ENGINE    = llm_device llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
+LLM_ENGINE    = llm_cosine llm_device llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate llm_dummy \
                 llm_wire_job llm_server llm_server_conn llm_server_job llm_server_model llm_server_admin
 LLM_REMOTE    = llm_remote llm_remote_call llm_remote_endpoint llm_remote_write llm_remote_read \

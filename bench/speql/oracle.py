@@ -311,6 +311,7 @@ class Oracle:
         self.run("SET prepack.use_speculation = off")
         plain = self.answer(sql)
         if plain[0] == "error":
+            self.counts["errors without tables, not compared"] += 1
             return True  # it may not happen when the rows that caused it are not read again
         if not ordered and fast[0] != "error":
             fast = (fast[0], sorted(fast[1], key=repr))

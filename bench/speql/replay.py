@@ -97,10 +97,11 @@ class Typist:
         took = time.perf_counter() - start
         return took, ([(d.name, d.type_code, d.scale) for d in self.cursor.description], rows)
 
-    def answered(self):
-        """How often tables answered so far, by kind."""
-        rows = self.run("SELECT name, value FROM prepack.pg_stat_prepack_speculation WHERE name LIKE 'hit: %'")
-        return dict(rows)
+    def tables_of(self, sql):
+        """How tables answer a query now, as its plan says; nothing when they do not."""
+        self.run("SET prepack.use_speculation = on")
+        plan = "\n".join(line for line, in self.run("EXPLAIN (COSTS off) " + sql))
+        return re.findall(r"\d+ \((\w+)\)", "".join(re.findall(r"^\s*Tables: (.*)$", plan, re.M)))
 
     def work_ms(self):
         """Milliseconds of building so far."""
@@ -119,14 +120,13 @@ def one(typist, sql, args, rng):
     """Types and submits one query; returns its line."""
     typist.run("SELECT prepack.reset_speculation()")
     cold = min(typist.submit(sql, False)[0] for _ in range(2))
-    before, work = typist.answered(), typist.work_ms()
+    work = typist.work_ms()
     trace = by_line(sql, args.speed) if args.by == "line" else by_key(sql, args.speed, rng)
     feeds, number = typist.type(trace)
     time.sleep(max(cold * args.patience, 0.5))
     warm, answer = typist.submit(sql, True)
+    hits = typist.tables_of(sql)
     truth = typist.submit(sql, False)[1]
-    after = typist.answered()
-    hits = [k[5:] for k in after if after[k] > before.get(k, 0)]
     return {"cold": cold * 1000, "warm": warm * 1000, "same": same(answer, truth), "hits": hits,
             "feed": (statistics.quantiles(feeds, n=20)[18] if len(feeds) > 1 else feeds[0]) * 1000,
             "work": typist.work_ms() - work, "id": number}

@@ -7,6 +7,7 @@
  * (llm_held_row) and given when complete.
  */
 #include "llm_engine_impl.h"
+#include "llm_cosine.h"
 
 #include <math.h>
 #include <string.h>
@@ -214,30 +215,13 @@ llm_score_loglik(llm_engine *e, llm_slot *slot, const llm_outcome *out, llm_erro
 	return LLM_OK;
 }
 
-/* Cosine of two vectors, in double; 0 when one of them is zero. */
-static float
-cosine(const float *a, const float *b, uint32_t n)
-{
-	double ab = 0;
-	double aa = 0;
-	double bb = 0;
-
-	for (uint32_t i = 0; i < n; i++)
-	{
-		ab += (double) a[i] * b[i];
-		aa += (double) a[i] * a[i];
-		bb += (double) b[i] * b[i];
-	}
-	return aa > 0 && bb > 0 ? (float) (ab / sqrt(aa * bb)) : 0.0f;
-}
-
 /* Gives the relevance of one document whose query vector is there. */
 static void
 give_cosine(llm_task *task, uint32_t row, const float *vector, uint32_t n_tokens)
 {
 	uint32_t d = task->slot->model->arch.d_model;
 	uint32_t i_query = task->job.n_rows2 > 1 ? row : 0;
-	float value = cosine(vector, task->query + (size_t) i_query * d, d);
+	float value = llm_cosine(vector, task->query + (size_t) i_query * d, d);
 	llm_row_result result = {.row = row, .values = &value, .n_values = 1, .n_tokens = n_tokens};
 
 	llm_task_row_done(task, &result);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "llm_alloc.h"
+#include "llm_cosine.h"
 #include "llm_prompt.h"
 #include "llm_remote_impl.h"
 
@@ -261,23 +262,6 @@ read_vector(const remote_call *call, const llm_json *node, float **out, llm_erro
 	return LLM_OK;
 }
 
-/* The cosine of two vectors; 0 for a vector without a direction. */
-static float
-cosine(const float *a, const float *b, uint32_t n)
-{
-	double ab = 0;
-	double aa = 0;
-	double bb = 0;
-
-	for (uint32_t i = 0; i < n; i++)
-	{
-		ab += (double) a[i] * b[i];
-		aa += (double) a[i] * a[i];
-		bb += (double) b[i] * b[i];
-	}
-	return aa > 0 && bb > 0 ? (float) (ab / sqrt(aa * bb)) : 0;
-}
-
 /* Gives the cosine of a row and its query, if both are there; a row's vector is not kept. */
 static void
 give_cosine(remote_job *job, uint32_t row)
@@ -290,7 +274,7 @@ give_cosine(remote_job *job, uint32_t row)
 
 	if (text->values == NULL || query->values == NULL)
 		return;
-	value = cosine(text->values, query->values, job->n_values);
+	value = llm_cosine(text->values, query->values, job->n_values);
 	result.values = &value;
 	result.n_tokens = text->n_tokens + (n_rows2 > 1 || row == 0 ? query->n_tokens : 0);
 	remote_row_done(job, &result);

@@ -83,9 +83,9 @@ blank_walker(Node *node, void *context)
 	return expression_tree_walker(node, blank_walker, context);
 }
 
-/* Blanks a copy. */
-Query *
-speql_blank_names(const Query *query)
+/* A copy of a query in which nothing hangs on names: aliases, result names, positions. */
+static Query *
+blank_copy(const Query *query)
 {
 	Query *copy = copyObject(unconstify(Query *, query));
 
@@ -256,8 +256,8 @@ speql_relations(const Query *query, SpeqlReason *reason)
 /* ---- conditions -------------------------------------------------------------------------- */
 
 /* Folds constants, external parameters with known values among them. */
-Node *
-speql_fold(Node *expr, ParamListInfo params)
+static Node *
+fold(Node *expr, ParamListInfo params)
 {
 	PlannerInfo root = {.type = T_PlannerInfo};
 	PlannerGlobal global = {.type = T_PlannerGlobal, .boundParams = params};
@@ -276,7 +276,7 @@ add_conjuncts(SpeqlForm *form, Node *quals, ParamListInfo params)
 
 	if (quals == NULL)
 		return;
-	expr = canonicalize_qual((Expr *) speql_fold(quals, params), false);
+	expr = canonicalize_qual((Expr *) fold(quals, params), false);
 	form->conjuncts = list_concat(form->conjuncts, make_ands_implicit(expr));
 }
 
@@ -290,7 +290,7 @@ fold_join(Node *node, ParamListInfo params)
 	fold_join(castNode(JoinExpr, node)->rarg, params);
 	if (castNode(JoinExpr, node)->quals)
 		castNode(JoinExpr, node)->quals =
-		    (Node *) canonicalize_qual((Expr *) speql_fold(castNode(JoinExpr, node)->quals, params),
+		    (Node *) canonicalize_qual((Expr *) fold(castNode(JoinExpr, node)->quals, params),
 		                               false);
 }
 
@@ -407,8 +407,8 @@ resolve_columns(Query *q, ParamListInfo params)
 		q->havingQual = PP_FLATTEN_GROUPS(q, q->havingQual);
 		PP_CLEAR_GROUP_RTE(q);
 	}
-	q->targetList = (List *) speql_fold(PP_FLATTEN_JOIN_ALIASES(q, (Node *) q->targetList), params);
-	q->havingQual = speql_fold(PP_FLATTEN_JOIN_ALIASES(q, q->havingQual), params);
+	q->targetList = (List *) fold(PP_FLATTEN_JOIN_ALIASES(q, (Node *) q->targetList), params);
+	q->havingQual = fold(PP_FLATTEN_JOIN_ALIASES(q, q->havingQual), params);
 	q->windowClause = (List *) PP_FLATTEN_JOIN_ALIASES(q, (Node *) q->windowClause);
 	q->jointree = (FromExpr *) PP_FLATTEN_JOIN_ALIASES(q, (Node *) q->jointree);
 }
@@ -499,7 +499,7 @@ form_of(const Query *block, Query *q, List *ancestors, ParamListInfo params, Spe
 SpeqlForm *
 speql_form(const Query *block, List *ancestors, ParamListInfo params, SpeqlReason *reason)
 {
-	return form_of(block, speql_blank_names(block), ancestors, params, reason);
+	return form_of(block, blank_copy(block), ancestors, params, reason);
 }
 
 /* The form that is run. */

@@ -46,12 +46,6 @@ extern SpeqlForm *speql_form(const Query *block, List *ancestors, ParamListInfo 
 /* The same with names and permissions kept, for definitions that will be run. */
 extern SpeqlForm *speql_named_form(const Query *block, SpeqlReason *reason);
 
-/* An expression with constants folded, as those in forms are. */
-extern Node *speql_fold(Node *expr, ParamListInfo params);
-
-/* A copy of a query in which nothing hangs on names: aliases, result names, positions. */
-extern Query *speql_blank_names(const Query *query);
-
 /*
  * The relations that a query reads anywhere, views resolved; NULL list and a reason if one may not.
  */

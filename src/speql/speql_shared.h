@@ -130,7 +130,6 @@ typedef struct SpeqlPreview
 	int64 n_rows;
 	int64 total_rows; /* −1: unknown */
 	double elapsed_ms;
-	uint64 table_id; /* 0: none */
 } SpeqlPreview;
 
 /* A text that someone types. */
