@@ -307,8 +307,8 @@ test_malformed(void)
 	    "{\"choices\":[{\"message\":{\"content\":\"\\ud800\"}}]}",
 	    "{\"choices\":[{\"message\":{\"content\":\"x\"}}],\"usage\":{\"prompt_tokens\":-1}}",
 	    "{\"choices\":[{\"message\":{\"content\":\"x\"}}],\"usage\":{\"prompt_tokens\":1e9}}",
-	    "{\"choices\":[{\"message\":{\"content\":\"x\"}}],\"usage\":{\"completion_tokens\":"
-	    "99999999999999999999}}"};
+	    ("{\"choices\":[{\"message\":{\"content\":\"x\"}}],\"usage\":{\"completion_tokens\":"
+	     "99999999999999999999}}")};
 	static outcome o;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
