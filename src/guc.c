@@ -32,6 +32,7 @@ char *pp_allowed_endpoints = NULL;
 char *pp_allowed_models = NULL;
 int pp_statement_token_limit = 0;
 bool pp_track_prompts = false;
+int pp_speculation_log_min_duration = -1;
 int pp_speculation_max_bytes = 256;
 int pp_speculation_ttl = 600;
 int pp_speculation_statement_timeout = 10000;
@@ -101,6 +102,10 @@ define_admin_settings(void)
 	DefineCustomStringVariable("prepack.allowed_models",
 	                           "Models that may be used, comma-separated; empty: all.", NULL,
 	                           &pp_allowed_models, "", PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("prepack.speculation_log_min_duration",
+	                        "Logs speculative work that takes this long; −1: none.", NULL,
+	                        &pp_speculation_log_min_duration, -1, -1, INT_MAX, PGC_SUSET,
+	                        GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("prepack.speculation_max_bytes",
 	                        "Most disk space of speculative tables.", NULL,
 	                        &pp_speculation_max_bytes, 256, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MB,

@@ -35,6 +35,7 @@ extern char *pp_allowed_endpoints;   /* comma list of scheme://host[:port]; "" =
 extern char *pp_allowed_models;      /* comma list; "" = all */
 extern int pp_statement_token_limit; /* tokens; 0 = none */
 extern bool pp_track_prompts;
+extern int pp_speculation_log_min_duration;  /* ms; −1: nothing is logged */
 extern int pp_speculation_max_bytes;         /* MB */
 extern int pp_speculation_ttl;               /* s */
 extern int pp_speculation_statement_timeout; /* ms */

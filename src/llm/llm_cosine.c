@@ -1,6 +1,6 @@
 /*
- * llm_cosine.c: see llm_cosine.h. One for embeddings made here and for those of an endpoint, so that
- * both give the same value for the same vectors.
+ * llm_cosine.c: see llm_cosine.h. One for embeddings made here and for those of an endpoint, so
+ * that both give the same value for the same vectors.
  */
 #include "llm_cosine.h"
 

@@ -9,6 +9,8 @@
 #include "common/hashfn.h"
 #include "lib/stringinfo.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
+#include "utils/memutils.h"
 
 static const char *const setting_names[] = {"search_path",
                                             "TimeZone",
@@ -29,6 +31,16 @@ static const char *const setting_names[] = {"search_path",
                                             "backslash_quote",
                                             "quote_all_identifiers"};
 
+static char *applied = NULL; /* the planner's settings, as captured */
+static Size applied_size = 0;
+
+/* Adds a text and its zero byte. */
+static void
+put(StringInfo to, const char *text)
+{
+	appendBinaryStringInfo(to, text ? text : "", (int) strlen(text ? text : "") + 1);
+}
+
 /* Captures the settings. */
 char *
 speql_env_capture(Size *size)
@@ -37,11 +49,7 @@ speql_env_capture(Size *size)
 
 	initStringInfo(&values);
 	for (int i = 0; i < lengthof(setting_names); i++)
-	{
-		const char *value = GetConfigOption(setting_names[i], true, false);
-
-		appendBinaryStringInfo(&values, value ? value : "", strlen(value ? value : "") + 1);
-	}
+		put(&values, GetConfigOption(setting_names[i], true, false));
 	*size = values.len;
 	return values.data;
 }
@@ -81,4 +89,54 @@ speql_env_apply(const char *settings, Size size)
 		value += strlen(value) + 1;
 	}
 	return true;
+}
+
+/* ---- of the planner ---------------------------------------------------------------------- */
+
+/* Captures those that EXPLAIN (SETTINGS) knows. */
+char *
+speql_env_capture_planner(Size *size)
+{
+	StringInfoData pairs;
+	int n;
+	struct config_generic **settings = get_explain_guc_options(&n);
+
+	initStringInfo(&pairs);
+	for (int i = 0; i < n; i++)
+	{
+		put(&pairs, settings[i]->name);
+		put(&pairs, GetConfigOptionByName(settings[i]->name, NULL, true));
+	}
+	*size = pairs.len;
+	return pairs.data;
+}
+
+/* Sets the captured settings, or takes them back. */
+static void
+set_all(const char *settings, Size size, bool back)
+{
+	const char *at = settings;
+
+	while (at < settings + size)
+	{
+		const char *value = at + strlen(at) + 1;
+
+		(void) set_config_option(at, back ? NULL : value, PGC_USERSET, PGC_S_SESSION,
+		                         GUC_ACTION_SET, true, DEBUG1, false);
+		at = value + strlen(value) + 1;
+	}
+}
+
+/* Applies them. */
+void
+speql_env_apply_planner(const char *settings, Size size)
+{
+	if (size == applied_size && memcmp(settings, applied, size) == 0)
+		return;
+	set_all(applied, applied_size, true);
+	set_all(settings, size, false);
+	applied = applied ? repalloc(applied, Max(size, 1))
+	                  : MemoryContextAlloc(TopMemoryContext, Max(size, 1));
+	memcpy(applied, settings, size);
+	applied_size = size;
 }

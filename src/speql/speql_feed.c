@@ -25,6 +25,7 @@
 #include "compat.h"
 #include "prepack.h"
 #include "speql.h"
+#include "speql_ahead.h"
 #include "speql_env.h"
 
 #define MAX_TEXT (64 * 1024) /* bytes of one text */
@@ -115,8 +116,12 @@ free_session(SpeqlSession *s)
 	pg_atomic_fetch_sub_u32(&speql_shared->n_sessions, 1);
 	speql_release(&s->text);
 	speql_release(&s->settings);
+	speql_release(&s->planner);
 	speql_release(&s->anchor);
 	speql_release(&s->completions);
+	speql_release(&s->ahead.query);
+	speql_release(&s->ahead.plan);
+	speql_release(&s->ahead.counters);
 	for (int i = 0; i < s->n_previews; i++)
 	{
 		speql_release(&s->previews[i].sql);
@@ -130,16 +135,21 @@ free_session(SpeqlSession *s)
 static uint64
 put_text(SpeqlSession *s, const char *text, int cursor)
 {
-	Size size;
+	Size size, planner_size;
 	char *settings = speql_env_capture(&size);
+	char *planner = speql_env_capture_planner(&planner_size);
 
 	speql_release(&s->text);
 	speql_release(&s->settings);
+	speql_release(&s->planner);
 	s->text = speql_store(text, strlen(text) + 1);
 	s->settings = speql_store(settings, size);
-	if (!DsaPointerIsValid(s->text) || !DsaPointerIsValid(s->settings))
+	s->planner = speql_store(planner, planner_size);
+	if (!DsaPointerIsValid(s->text) || !DsaPointerIsValid(s->settings) ||
+	    !DsaPointerIsValid(s->planner))
 		return 0;
 	s->bytes_settings = (int) size;
+	s->bytes_planner = (int) planner_size;
 	s->env = speql_env_hash(settings, size);
 	s->cursor = cursor;
 	s->level = pp_speculation;
@@ -196,6 +206,8 @@ feed(const char *text, int cursor)
 	LWLockRelease(speql_shared->lock);
 	if (cancel && pid != 0)
 		kill(pid, SIGINT);
+	if (fresh)
+		speql_ahead_watch(i);
 	if (id != 0 && fresh && !start_worker(i))
 	{
 		speql_feed_leave(i);
@@ -326,6 +338,9 @@ speql_feed_take(int session, uint64 last, SpeqlRequest *r)
 		r->bytes_settings = s->bytes_settings;
 		r->settings = palloc(s->bytes_settings);
 		memcpy(r->settings, speql_text(s->settings), s->bytes_settings);
+		r->bytes_planner = s->bytes_planner;
+		r->planner = palloc(s->bytes_planner);
+		memcpy(r->planner, speql_text(s->planner), s->bytes_planner);
 	}
 	LWLockRelease(speql_shared->lock);
 	return newer;

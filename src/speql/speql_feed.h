@@ -19,6 +19,8 @@ typedef struct SpeqlRequest
 	uint64 env;
 	char *settings;
 	int bytes_settings;
+	char *planner; /* settings of the planner */
+	int bytes_planner;
 } SpeqlRequest;
 
 /* Takes the newest text of a session; false when it is the one with number `last`. */

@@ -18,6 +18,7 @@
 
 #include "compat.h"
 #include "prepack.h"
+#include "speql_ahead.h"
 #include "speql_env.h"
 #include "speql_feed.h"
 #include "speql_history.h"
@@ -201,21 +202,27 @@ replace_all(Finder *f, Query *block, List *ancestors)
 
 /* ---- the hook ---------------------------------------------------------------------------- */
 
-/* True for a statement that tables may answer at all. */
-static bool
-eligible(const Query *parse, int cursor_options)
+/* True where tables and plans may be used. */
+bool
+speql_may_use(void)
 {
 	Oid user;
 	int sec_context;
 
-	if (speql_shared == NULL || pg_atomic_read_u32(&speql_shared->n_ready) == 0 || !pp_enabled ||
-	    !pp_use_speculation)
+	if (!pp_enabled || !pp_use_speculation)
 		return false;
 	GetUserIdAndSecContext(&user, &sec_context);
-	return parse->commandType == CMD_SELECT && !parse->hasModifyingCTE && parse->rowMarks == NIL &&
-	       parse->rtable != NIL && !(cursor_options & CURSOR_OPT_SCROLL) && sec_context == 0 &&
-	       user == GetOuterUserId() && !IsolationIsSerializable() && !RecoveryInProgress() &&
-	       !IsInParallelMode();
+	return sec_context == 0 && user == GetOuterUserId() && !IsolationIsSerializable() &&
+	       !RecoveryInProgress() && !IsInParallelMode();
+}
+
+/* True for a statement that tables may answer at all. */
+static bool
+eligible(const Query *parse, int cursor_options)
+{
+	return speql_shared != NULL && pg_atomic_read_u32(&speql_shared->n_ready) > 0 &&
+	       parse->commandType == CMD_SELECT && !parse->hasModifyingCTE && parse->rowMarks == NIL &&
+	       parse->rtable != NIL && !(cursor_options & CURSOR_OPT_SCROLL) && speql_may_use();
 }
 
 /* The statement over tables, or NULL. */
@@ -267,21 +274,15 @@ is_submitted(const Query *parse, const char *text)
 
 /* Plans a statement, over tables if that is cheaper. */
 static PlannedStmt *
-speql_planner(Query *parse, const char *text, int cursor_options, ParamListInfo params)
+plan_now(Query *parse, const char *text, int cursor_options, ParamListInfo params)
 {
 	Query *rewritten = NULL;
 	List *uses = NIL;
 	PlannedStmt *stmt, *other;
 
-	bool submitted = is_submitted(parse, text);
-
-	if (submitted)
-		remember(parse, text);
 	if (eligible(parse, cursor_options))
 		rewritten = over_tables(parse, params, &uses);
 	stmt = plan_below(parse, text, cursor_options, params);
-	if (submitted && stmt->planTree->total_cost > COMPETES_COST && rewritten == NULL)
-		speql_feed_submitted();
 	if (rewritten == NULL)
 		return stmt;
 	/* It runs in an executor of its own, which does not enter parallel mode. */
@@ -291,6 +292,26 @@ speql_planner(Query *parse, const char *text, int cursor_options, ParamListInfo 
 		speql_count(SPEQL_R_COST);
 	else
 		speql_scan_wrap(stmt, other, uses);
+	return stmt;
+}
+
+/* The hook: takes the plan that was made ahead, or plans. */
+static PlannedStmt *
+speql_planner(Query *parse, const char *text, int cursor_options, ParamListInfo params)
+{
+	PlannedStmt *stmt = NULL;
+	bool submitted = is_submitted(parse, text);
+
+	if (submitted)
+	{
+		remember(parse, text);
+		stmt = speql_ahead_take(parse, cursor_options, params);
+	}
+	if (stmt == NULL)
+		stmt = plan_now(parse, text, cursor_options, params);
+	if (submitted && !speql_scan_is_ours(stmt->planTree) &&
+	    stmt->planTree->total_cost > COMPETES_COST)
+		speql_feed_submitted();
 	return stmt;
 }
 

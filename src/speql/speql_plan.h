@@ -9,6 +9,12 @@
 /* Installs the hook; when the library is loaded, after the hook of the Batch node. */
 extern void speql_plan_install(void);
 
+/*
+ * True where what speculation has prepared may be used at all: by the client's own role and
+ * statements, on a primary, outside of serializable transactions.
+ */
+extern bool speql_may_use(void);
+
 /* Told of each table: m->query NULL or a reason beyond SPEQL_OK_… means that it cannot be used. */
 typedef void (*SpeqlMatchReport)(const SpeqlCandidate *c, const SpeqlMatch *m, void *arg);
 

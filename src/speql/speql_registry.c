@@ -159,6 +159,7 @@ end_of_transaction(XactEvent event, void *arg)
 			t->state = SPEQL_TABLE_READY;
 			t->builder = 0;
 			pg_atomic_fetch_add_u32(&speql_shared->n_ready, 1);
+			pg_atomic_fetch_add_u64(&speql_shared->generation, 1);
 		}
 		else
 			free_row(t);

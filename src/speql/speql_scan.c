@@ -39,11 +39,11 @@ typedef struct SpeculationState
 
 /* ---- the facts in custom_private --------------------------------------------------------- */
 
-/* A table's facts as a list of nodes that copyObject can copy. */
+/* A table's facts as a list of nodes that can be copied, written as text and read back. */
 static List *
 use_to_list(const SpeqlUse *use)
 {
-	return list_make3(makeFloat(psprintf(UINT64_FORMAT, use->id)), makeInteger((int) use->relid),
+	return list_make3(makeString(psprintf(UINT64_FORMAT, use->id)), makeInteger((int) use->relid),
 	                  makeInteger(use->kind));
 }
 
@@ -53,7 +53,7 @@ use_from_list(List *facts)
 {
 	SpeqlUse *use = palloc(sizeof(*use));
 
-	use->id = strtou64(castNode(Float, linitial(facts))->fval, NULL, 10);
+	use->id = strtou64(strVal(linitial(facts)), NULL, 10);
 	use->relid = (Oid) intVal(lsecond(facts));
 	use->kind = (SpeqlReason) intVal(lthird(facts));
 	return use;
@@ -318,13 +318,42 @@ speql_scan_wrap(PlannedStmt *original, PlannedStmt *over_tables, List *uses)
 	original->invalItems = list_concat(original->invalItems, over_tables->invalItems);
 }
 
+/* ---- looking at plans -------------------------------------------------------------------- */
+
+/* True for the node. */
+bool
+speql_scan_is_ours(const Plan *plan)
+{
+	return IsA(plan, CustomScan) && ((const CustomScan *) plan)->methods == &scan_methods;
+}
+
+/* The statement over tables. */
+PlannedStmt *
+speql_scan_statement(const PlannedStmt *stmt)
+{
+	if (!speql_scan_is_ours(stmt->planTree))
+		return NULL;
+	return linitial_node(PlannedStmt, ((CustomScan *) stmt->planTree)->custom_private);
+}
+
+/* The tables that it reads. */
+List *
+speql_scan_tables(const PlannedStmt *stmt)
+{
+	List *relids = NIL;
+	ListCell *lc;
+
+	if (speql_scan_is_ours(stmt->planTree))
+		foreach (lc, (List *) lsecond(((CustomScan *) stmt->planTree)->custom_private))
+			relids = lappend_oid(relids, use_from_list(lfirst(lc))->relid);
+	return relids;
+}
+
 /* The cost of the plan below the node. */
 double
 speql_original_cost(const PlannedStmt *stmt)
 {
 	const Plan *top = stmt->planTree;
 
-	if (IsA(top, CustomScan) && ((const CustomScan *) top)->methods == &scan_methods)
-		top = outerPlan(top);
-	return top->total_cost;
+	return speql_scan_is_ours(top) ? outerPlan(top)->total_cost : top->total_cost;
 }

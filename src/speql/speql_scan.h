@@ -31,4 +31,13 @@ extern void speql_scan_wrap(PlannedStmt *original, PlannedStmt *over_tables, Lis
 /* What a statement would cost without tables, whether its plan reads some or not. */
 extern double speql_original_cost(const PlannedStmt *stmt);
 
+/* True for the node. */
+extern bool speql_scan_is_ours(const Plan *plan);
+
+/* The statement over tables in a statement's plan, or NULL. */
+extern PlannedStmt *speql_scan_statement(const PlannedStmt *stmt);
+
+/* The OIDs of the speculative tables that a statement's plan reads. */
+extern List *speql_scan_tables(const PlannedStmt *stmt);
+
 #endif /* SPEQL_SCAN_H */

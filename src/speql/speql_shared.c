@@ -50,6 +50,7 @@ shared_init(void)
 	pg_atomic_init_u32(&speql_shared->n_tracked, 0);
 	pg_atomic_init_u32(&speql_shared->n_ready, 0);
 	pg_atomic_init_u32(&speql_shared->n_sessions, 0);
+	pg_atomic_init_u64(&speql_shared->generation, 0);
 	for (int i = 0; i < SPEQL_TRACKED_MAX; i++)
 		SpinLockInit(&speql_shared->tracked[i].mutex);
 	for (pg_atomic_uint64 *n = &c->n_feeds; n < &c->reasons[SPEQL_N_REASONS]; n++)

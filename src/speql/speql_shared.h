@@ -29,14 +29,15 @@
 #include "storage/spin.h"
 #include "utils/dsa.h"
 
-#define SPEQL_TRACKED_MAX  128  /* relations */
-#define SPEQL_RING         1024 /* writers kept of each; more since a build make its table stale */
-#define SPEQL_TABLES_MAX   256
-#define SPEQL_DEPS_MAX     48  /* relations that one table may be built from, partitions included */
-#define SPEQL_FUNCS_MAX    8   /* functions of users that one table's definition may call */
-#define SPEQL_HISTORY_MAX  512 /* statements of all roles */
-#define SPEQL_SESSIONS_MAX 64
-#define SPEQL_BLOCKS_MAX   16 /* blocks of a text that get a preview */
+#define SPEQL_TRACKED_MAX   128  /* relations */
+#define SPEQL_RING          1024 /* writers kept of each; more since a build make its table stale */
+#define SPEQL_TABLES_MAX    256
+#define SPEQL_DEPS_MAX      48 /* relations that one table may be built from, partitions included */
+#define SPEQL_FUNCS_MAX     8  /* functions of users that one table's definition may call */
+#define SPEQL_HISTORY_MAX   512 /* statements of all roles */
+#define SPEQL_SESSIONS_MAX  64
+#define SPEQL_BLOCKS_MAX    16   /* blocks of a text that get a preview */
+#define SPEQL_INVALIDATIONS 1024 /* counters of a session, see speql_ahead.c */
 
 /* A relation whose writers are noted. */
 typedef struct SpeqlTracked
@@ -132,6 +133,20 @@ typedef struct SpeqlPreview
 	double elapsed_ms;
 } SpeqlPreview;
 
+/* The plan of a session's statement, made before it is submitted (speql_ahead.c). */
+typedef struct SpeqlAhead
+{
+	dsa_pointer query;    /* nodeToString of the analysed statement; invalid: there is no plan */
+	dsa_pointer plan;     /* nodeToString of its PlannedStmt */
+	dsa_pointer counters; /* which of invalidations[] it rests on: uint32 n_counters */
+	int n_counters;
+	uint64 sum;        /* of them, when planning began */
+	uint64 settings;   /* hash of the planner's settings */
+	uint64 generation; /* of the tables that were there */
+	uint32 shape;      /* hash of what is cheap to see of the statement */
+	double plan_ms;    /* that planning took */
+} SpeqlAhead;
+
 /* A text that someone types. */
 typedef struct SpeqlSession
 {
@@ -151,6 +166,8 @@ typedef struct SpeqlSession
 	int cursor;           /* byte offset */
 	dsa_pointer settings; /* see speql_env.h */
 	int bytes_settings;
+	dsa_pointer planner; /* settings of the planner, see speql_env.h */
+	int bytes_planner;
 	uint64 env;
 	TimestampTz fed_at;
 	dsa_pointer anchor;      /* what a newer text must contain for the running build to go on */
@@ -158,6 +175,9 @@ typedef struct SpeqlSession
 	int bytes_completions;
 	int n_previews;
 	SpeqlPreview previews[SPEQL_BLOCKS_MAX];
+	SpeqlAhead ahead;
+	/* What the feeder's caches were told to forget; written by the feeder alone. */
+	pg_atomic_uint32 invalidations[SPEQL_INVALIDATIONS];
 } SpeqlSession;
 
 /* Why a table was not used, or that it was: the counters' index. Texts in speql_registry.c. */
@@ -213,6 +233,9 @@ typedef struct SpeqlCounters
 	pg_atomic_uint64 n_previews;
 	pg_atomic_uint64 n_builds;
 	pg_atomic_uint64 n_cancelled;
+	pg_atomic_uint64 n_plans;      /* left for sessions */
+	pg_atomic_uint64 n_plans_used; /* by them */
+	pg_atomic_uint64 planning_saved_us;
 	pg_atomic_uint64 built_us;
 	pg_atomic_uint64 wasted_us; /* of tables that went without a hit, of cancelled builds */
 	pg_atomic_uint64 saved_us;
@@ -226,6 +249,7 @@ typedef struct SpeqlShared
 	pg_atomic_uint32 n_tracked;  /* read without a lock: 0 means nothing to do at commit */
 	pg_atomic_uint32 n_sessions; /* read without a lock: 0 means that nobody types */
 	pg_atomic_uint32 n_ready;    /* read without a lock: 0 means nothing to match */
+	pg_atomic_uint64 generation; /* grows with each table that becomes ready */
 	uint64 next_table;
 	uint64 next_feed;
 	uint64 next_registration;

@@ -247,6 +247,9 @@ pp_stat_speculation(PG_FUNCTION_ARGS)
 	put_counter(rsi, "previews", pg_atomic_read_u64(&c->n_previews));
 	put_counter(rsi, "tables built", pg_atomic_read_u64(&c->n_builds));
 	put_counter(rsi, "cancelled", pg_atomic_read_u64(&c->n_cancelled));
+	put_counter(rsi, "plans made ahead", pg_atomic_read_u64(&c->n_plans));
+	put_counter(rsi, "plans used", pg_atomic_read_u64(&c->n_plans_used));
+	put_counter(rsi, "planning_saved_ms", pg_atomic_read_u64(&c->planning_saved_us) / 1000.0);
 	put_counter(rsi, "built_ms", pg_atomic_read_u64(&c->built_us) / 1000.0);
 	put_counter(rsi, "wasted_ms", pg_atomic_read_u64(&c->wasted_us) / 1000.0);
 	put_counter(rsi, "saved_ms", pg_atomic_read_u64(&c->saved_us) / 1000.0);

@@ -11,9 +11,7 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_class.h"
 #include "commands/async.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
@@ -22,13 +20,11 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "storage/bufmgr.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -36,10 +32,12 @@
 #include "compat.h"
 #include "prepack.h"
 #include "speql.h"
+#include "speql_ahead.h"
 #include "speql_build.h"
 #include "speql_env.h"
 #include "speql_feed.h"
 #include "speql_model.h"
+#include "speql_plantree.h"
 #include "speql_predict.h"
 #include "speql_preview.h"
 #include "speql_registry.h"
@@ -55,7 +53,7 @@
 #define SAMPLE_PERCENT 2.0
 /* an existing table must be so much cheaper than none, else a better is built */
 #define MIN_GAIN          4.0
-#define PREFETCH_BLOCKS   8192   /* of the tables of a block, where none may be built */
+#define PREFETCH_PAGES    8192   /* of what a block reads, where no table may be built */
 #define MODEL_PAUSE_MS    40     /* of typing, before the model is asked */
 #define MODEL_MS          2000   /* that it may take */
 #define NO_MODEL_MS       30000  /* until it is asked again after it did not answer */
@@ -88,6 +86,8 @@ typedef struct Speculator
 	int n;
 	double ms_per_cost; /* learnt from builds; outlives texts */
 	bool cancelled;     /* the step at hand ended by a cancel */
+	int n_built;        /* tables so far */
+	int planned;        /* of them, when the statement was planned last */
 	SpeqlCompletions completions;
 	TimestampTz no_model_until; /* there is none, or it does not answer */
 } Speculator;
@@ -144,6 +144,17 @@ run_step(Speculator *s, Step step, void *arg, int timeout_ms, char **message)
 	PG_END_TRY();
 	MemoryContextSwitchTo(s->context);
 	return good;
+}
+
+/* Logs what took long, as prepack.speculation_log_min_duration asks for. */
+static void
+log_if_slow(const char *what, TimestampTz start, const char *sql)
+{
+	double ms = (GetCurrentTimestamp() - start) / 1000.0;
+
+	if (pp_speculation_log_min_duration >= 0 && ms >= pp_speculation_log_min_duration)
+		ereport(LOG, (errmsg("speculation: duration: %.3f ms  %s: %s", ms, what, sql),
+		              errhidestmt(true)));
 }
 
 /* True when a newer text is there, or nobody waits for this one any more. */
@@ -314,11 +325,13 @@ static void
 preview(Speculator *s, Work *w, double expected_ms)
 {
 	PreviewStep step = {w, expected_ms > SAMPLE_OVER_MS ? SAMPLE_PERCENT : 100};
+	TimestampTz start = GetCurrentTimestamp();
 	bool good;
 
 	if (speql_feed_anchor(s->session, w->anchor))
 	{
 		good = run_step(s, step_preview, &step, pp_speculation_statement_timeout, NULL);
+		log_if_slow(good ? "preview" : "failed preview", start, w->repair.sql);
 		strlcpy(w->preview.state, good ? "ready" : "failed", sizeof(w->preview.state));
 		if (good)
 			pg_atomic_fetch_add_u64(&speql_shared->counters.n_previews, 1);
@@ -365,12 +378,16 @@ step_model(Speculator *s, void *arg)
 static void
 ask_model(Speculator *s)
 {
-	bool asked = false;
+	bool asked = false, good;
+	TimestampTz start;
 
 	if (GetCurrentTimestamp() < s->no_model_until ||
 	    s->request.cursor < (int) strlen(s->request.text) || !wait_for_pause(s, MODEL_PAUSE_MS))
 		return;
-	if (!run_step(s, step_model, &asked, MODEL_MS, NULL) || !asked)
+	start = GetCurrentTimestamp();
+	good = run_step(s, step_model, &asked, MODEL_MS, NULL);
+	log_if_slow("model", start, s->request.text);
+	if (!good || !asked)
 		s->no_model_until = GetCurrentTimestamp() + NO_MODEL_MS * INT64CONST(1000);
 	if (!asked || superseded(s))
 		return;
@@ -390,19 +407,24 @@ typedef struct Outlook
 	double ms_first; /* until the rows of a preview */
 } Outlook;
 
-/* Step: plans a block. */
+/* Step: plans a block; leaves the plan of the whole statement with the session. */
 static void
 step_outlook(Speculator *s, void *arg)
 {
 	Outlook *o = arg;
 	Query *query = speql_analyse(o->work->repair.sql);
+	bool ahead = o->work->block->kind == SPEQL_MAIN && s->request.level >= PP_SPECULATION_PLAN;
 	PlannedStmt *plan;
 	Plan *top;
 
 	o->may_run = speql_may_run(query);
 	if (!o->may_run)
 		return;
-	plan = planner(query, o->work->repair.sql, CURSOR_OPT_PARALLEL_OK, NULL);
+	if (o->work->block->kind == SPEQL_MAIN)
+		s->planned = s->n_built;
+	plan = speql_ahead_plan(s->session, query, o->work->repair.sql, ahead);
+	if (s->request.level == PP_SPECULATION_PLAN && o->work->under_cursor)
+		speql_prefetch(plan, PREFETCH_PAGES);
 	top = plan->planTree;
 	o->ms_now = top->total_cost * s->ms_per_cost;
 	o->ms_first = (top->startup_cost + (top->total_cost - top->startup_cost) *
@@ -487,40 +509,17 @@ build(Speculator *s, Work *w, int superset, bool *none)
 	good = run_step(s, step_build, &step, pp_speculation_statement_timeout, NULL);
 	*none = step.none;
 	(void) speql_feed_anchor(s->session, NULL);
+	log_if_slow(step.id != 0 && good ? "table" : "no table", start, w->repair.sql);
 	if (s->cancelled)
 	{
 		pg_atomic_fetch_add_u64(&speql_shared->counters.n_cancelled, 1);
 		pg_atomic_fetch_add_u64(&speql_shared->counters.wasted_us,
 		                        (uint64) (GetCurrentTimestamp() - start));
 	}
+	s->n_built += good && step.id != 0;
 	if (good && step.id != 0 && !superseded(s))
 		notify(s, "table");
 	return good && step.id != 0;
-}
-
-/* Step: reads what a block's plan will read into the caches, as far as the budget goes. */
-static void
-step_prefetch(Speculator *s, void *arg)
-{
-	SpeqlReason reason;
-	int budget = PREFETCH_BLOCKS;
-	ListCell *lc;
-
-	foreach (lc, speql_relations(speql_analyse(((Work *) arg)->repair.sql), &reason))
-	{
-		Relation rel = table_open(lfirst_oid(lc), AccessShareLock);
-		BlockNumber n = RELKIND_HAS_STORAGE(rel->rd_rel->relkind)
-		                    ? Min(RelationGetNumberOfBlocks(rel), (BlockNumber) budget)
-		                    : 0;
-
-		for (BlockNumber i = 0; i < n && !superseded(s); i++)
-		{
-			CHECK_FOR_INTERRUPTS();
-			(void) PrefetchBuffer(rel, MAIN_FORKNUM, i);
-		}
-		budget -= (int) n;
-		table_close(rel, AccessShareLock);
-	}
 }
 
 /* True when a block's table is worth building. */
@@ -529,6 +528,16 @@ worth_a_table(const Speculator *s, const Outlook *o)
 {
 	return s->request.level >= PP_SPECULATION_MATERIALIZE && o->ms_plain >= CHEAP_MS &&
 	       o->ms_now * MIN_GAIN > o->ms_plain;
+}
+
+/* Plans the statement over the tables that have come since it was planned. */
+static void
+plan_again(Speculator *s)
+{
+	Outlook o = {.work = &s->work[0]};
+
+	if (s->work[0].runs)
+		(void) run_step(s, step_outlook, &o, 2000, NULL);
 }
 
 /*
@@ -554,14 +563,14 @@ work_on(Speculator *s, Work *w)
 		preview(s, w, o.ms_first);
 	if (w->under_cursor)
 		ask_model(s);
-	if (s->request.level == PP_SPECULATION_PLAN && costly)
-		(void) run_step(s, step_prefetch, w, 2000, NULL);
 	if (worth_a_table(s, &o))
 	{
 		if (costly && !wait_for_pause(s, w->repair.note.len == 0 ? WHOLE_PAUSE_MS : PAUSE_MS))
 			return;
 		built = build(s, w, 0, &none);
 	}
+	if (built && w->block->kind == SPEQL_MAIN && !superseded(s))
+		plan_again(s);
 	if (w->under_cursor && !superseded(s) &&
 	    (w->preview.sampled ? built : strcmp(w->preview.state, "ready") != 0))
 		preview(s, w, built ? 0 : o.ms_first);
@@ -622,6 +631,8 @@ work_on_text(Speculator *s)
 			work_on(s, &s->work[i]);
 	if (s->n > 0 && !superseded(s))
 		work_on_edits(s, &s->work[0]);
+	if (s->n > 0 && s->planned != s->n_built && !superseded(s))
+		plan_again(s);
 	if (superseded(s))
 		return;
 	publish_previews(s);
@@ -665,6 +676,7 @@ step_settings(Speculator *s, void *arg)
 	if (!speql_env_apply(s->request.settings, s->request.bytes_settings))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 		                errmsg("the settings of the typing session could not be taken over")));
+	speql_env_apply_planner(s->request.planner, s->request.bytes_planner);
 }
 
 /* Connects as the session says. */
