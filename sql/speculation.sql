@@ -279,6 +279,23 @@ SELECT check_answer('SELECT id FROM sale WHERE doubled(quantity) > 2');
 CREATE OR REPLACE FUNCTION doubled(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 3 * $1; END';
 SELECT check_answer('SELECT id FROM sale WHERE doubled(quantity) > 2');
 
+-- indexes: a large superset has them on the columns that edits compare
+CREATE TABLE big AS SELECT i AS id, i % 30000 AS k FROM generate_series(1, 60000) i; ANALYZE big;
+GRANT SELECT ON big TO regress_speculator;
+SELECT prepack.materialize('SELECT count(*) FROM big WHERE k = 5', true) > 0 AS built;
+SELECT count(*) AS indexes FROM pg_index JOIN pg_class t ON t.oid = indrelid
+WHERE t.relname LIKE 'speculation\_%' AND t.relkind = 'r';
+SELECT check_answer('SELECT count(*) FROM big WHERE k = 77');
+CREATE FUNCTION scans(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE line text;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || query LOOP
+        IF line ~ 'Scan' THEN RETURN NEXT regexp_replace(trim(line), '_\d+', '', 'g'); END IF;
+    END LOOP;
+END $$;
+SELECT scans('SELECT count(*) FROM big WHERE k = 77');
+SELECT bytes > 1900000 AS indexes_count FROM prepack.speculation_tables WHERE definition LIKE '%big%';
+
 -- what cannot be kept
 SELECT prepack.materialize('DELETE FROM sale');
 SELECT prepack.materialize('SELECT 1; SELECT 2');
@@ -292,7 +309,7 @@ BEGIN; SAVEPOINT a; SELECT prepack.materialize('SELECT 1 FROM sale'); ROLLBACK;
 SET prepack.use_speculation = off;
 SELECT answered_by('SELECT id FROM sale WHERE doubled(quantity) > 2');
 
-DROP TABLE sale, customer, emptied, parent, child, part, tenant CASCADE;
-DROP FUNCTION answered_by, check_answer, rows_of, fresh, doubled; DROP SEQUENCE counter;
+DROP TABLE sale, customer, emptied, parent, child, part, tenant, big CASCADE;
+DROP FUNCTION scans, answered_by, check_answer, rows_of, fresh, doubled; DROP SEQUENCE counter;
 REVOKE ALL ON SCHEMA prepack FROM regress_speculator, regress_other;
 DROP OWNED BY regress_speculator, regress_other; DROP ROLE regress_speculator, regress_other;

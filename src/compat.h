@@ -101,6 +101,16 @@
 #define PP_VAR_NULLING_RELS(var)             ((Bitmapset **) NULL)
 #endif
 
+/* 16: creating an index may be told how many partitions it has. No checks: it is our own table. */
+#if PG_VERSION_NUM >= 160000
+#define PP_DEFINE_INDEX(relid, stmt) \
+	DefineIndex(relid, stmt, InvalidOid, InvalidOid, InvalidOid, -1, false, false, false, false, \
+	            true)
+#else
+#define PP_DEFINE_INDEX(relid, stmt) \
+	DefineIndex(relid, stmt, InvalidOid, InvalidOid, InvalidOid, false, false, false, false, true)
+#endif
+
 /* 18: an executor run is always the only one of its query. */
 #if PG_VERSION_NUM >= 180000
 #define PP_STANDARD_EXECUTOR_RUN(desc) standard_ExecutorRun(desc, ForwardScanDirection, 0)

@@ -85,7 +85,8 @@ is_deeply(typed("DROP INDEX t3_id; $query;"), [ $right, '0' ], 'an index is drop
 is_deeply(typed("ALTER TABLE t4 ADD COLUMN w int; $query;"), [ $right, '0' ], 'a table is altered');
 is_deeply(typed("CREATE TABLE unrelated (i int); $query;"), [ $right, '1' ], 'a table of no concern is created');
 is_deeply(
-	typed("BEGIN; CREATE OR REPLACE FUNCTION twice(i int) RETURNS int LANGUAGE sql IMMUTABLE RETURN 3 * i; $query; ROLLBACK;"),
+	typed("BEGIN; CREATE OR REPLACE FUNCTION twice(i int) RETURNS int LANGUAGE sql IMMUTABLE RETURN 3 * i;\n"
+		  . "$query; ROLLBACK;"),
 	[ $right =~ s/\|(\d+)/'|' . $1 * 3 \/ 2/er, '0' ],
 	'an inlined function is replaced');
 my $more = typed("ALTER TABLE part_of ATTACH PARTITION later FOR VALUES FROM (100) TO (200); $query;");

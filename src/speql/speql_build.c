@@ -17,11 +17,14 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "catalog/toasting.h"
+#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
@@ -46,8 +49,11 @@
 #include "speql_registry.h"
 #include "speql_track.h"
 
-#define CHARGE_STEP (128 * 1024) /* bytes that are charged to the quota at once */
-#define ROW_BYTES   (SizeofHeapTupleHeader + sizeof(ItemIdData) + 8)
+#define CHARGE_STEP     (128 * 1024) /* bytes that are charged to the quota at once */
+#define INDEXES_MAX     2            /* of one table */
+#define INDEX_MIN_ROWS  20000        /* of a table that gets any */
+#define INDEX_ROW_BYTES 28           /* a first guess */
+#define ROW_BYTES       (SizeofHeapTupleHeader + sizeof(ItemIdData) + 8)
 
 /* ---- what it depends on ------------------------------------------------------------------ */
 
@@ -329,6 +335,74 @@ analyse_table(const char *name)
 	SetUserIdAndSecContext(user, sec_context);
 }
 
+/* ---- indexes ----------------------------------------------------------------------------- */
+
+/* True when a column can be indexed, and its values are short. */
+static bool
+indexable(Node *expr)
+{
+	Oid type = exprType(expr);
+
+	return OidIsValid(GetDefaultOpClass(type, BTREE_AM_OID)) &&
+	       (get_typlen(type) > 0 || type == NUMERICOID);
+}
+
+/* The CREATE INDEX of one column. */
+static IndexStmt *
+index_statement(const char *table, int column)
+{
+	IndexStmt *stmt = makeNode(IndexStmt);
+	IndexElem *elem = makeNode(IndexElem);
+
+	elem->name = psprintf("c%d", column);
+	stmt->idxname = psprintf("%s_c%d", table, column);
+	stmt->relation = makeRangeVar("prepack", pstrdup(table), -1);
+	stmt->accessMethod = "btree";
+	stmt->indexParams = list_make1(elem);
+	return stmt;
+}
+
+/* Makes one index, as the owner; true when there was room for it. */
+static bool
+create_index(SpeqlTable *table, const char *name, int column)
+{
+	int64 bytes = (int64) (table->rows * INDEX_ROW_BYTES);
+	Oid extension, owner = extension_owner(&extension), user;
+	int sec_context;
+	ObjectAddress address;
+	Relation index;
+
+	if (!speql_registry_charge(table, bytes))
+		return false;
+	GetUserIdAndSecContext(&user, &sec_context);
+	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	address = PP_DEFINE_INDEX(table->relid, index_statement(name, column));
+	SetUserIdAndSecContext(user, sec_context);
+	index = index_open(address.objectId, AccessShareLock);
+	(void) speql_registry_charge(table, (int64) RelationGetNumberOfBlocks(index) * BLCKSZ - bytes);
+	index_close(index, AccessShareLock);
+	return true;
+}
+
+/* Indexes the columns that edits will compare, where the table is large enough to gain by it. */
+static void
+create_indexes(SpeqlTable *table, const char *name, const Query *definition, List *compared)
+{
+	int n = 0;
+	ListCell *lc, *entry;
+
+	if (table->rows < INDEX_MIN_ROWS)
+		return;
+	foreach (lc, compared)
+		foreach (entry, definition->targetList)
+		{
+			TargetEntry *tle = lfirst_node(TargetEntry, entry);
+
+			if (n < INDEXES_MAX && indexable(lfirst(lc)) && equal(tle->expr, lfirst(lc)))
+				n += create_index(table, name, tle->resno);
+		}
+}
+
 /* ---- all together ------------------------------------------------------------------------ */
 
 /* Stores what the registry keeps of the definition; false when there is no room. */
@@ -394,7 +468,7 @@ speql_estimate(Query *definition)
 
 /* Runs the definition into a new table. */
 static bool
-build_rows(SpeqlTable *table, Query *definition, const char **problem)
+build_rows(SpeqlTable *table, Query *definition, List *compared, const char **problem)
 {
 	char *name = speql_table_name(table->id);
 	TimestampTz start = GetCurrentTimestamp();
@@ -431,13 +505,15 @@ build_rows(SpeqlTable *table, Query *definition, const char **problem)
 	table->next_xid = ReadNextFullTransactionId();
 	table->built_at = table->used_at = GetCurrentTimestamp();
 	table->build_ms = (table->built_at - start) / 1000.0;
+	create_indexes(table, name, definition, compared);
 	analyse_table(name);
 	return true;
 }
 
 /* Builds a table. */
 uint64
-speql_build(Query *definition, SpeqlTableKind kind, uint64 env, const char **problem)
+speql_build(Query *definition, SpeqlTableKind kind, List *compared, uint64 env,
+            const char **problem)
 {
 	List *relids = all_relations(definition);
 	SpeqlTable *table;
@@ -451,7 +527,7 @@ speql_build(Query *definition, SpeqlTableKind kind, uint64 env, const char **pro
 	*problem = "tables cannot be tracked";
 	if (!all_tracked_kind(relids) || !note_functions(table, definition) || !track(table, relids))
 		return 0;
-	if (!build_rows(table, definition, problem))
+	if (!build_rows(table, definition, compared, problem))
 	{
 		ObjectAddress object = {.classId = RelationRelationId, .objectId = table->relid};
 

@@ -327,8 +327,8 @@ constant_conjuncts(const SpeqlForm *form)
 }
 
 /* The columns that conditions compare, those of the last condition first. */
-static List *
-columns_backwards(List *conditions)
+List *
+speql_compared_columns(List *conditions)
 {
 	List *columns = NIL;
 
@@ -346,7 +346,7 @@ speql_superset_conjuncts(const SpeqlForm *form, int n)
 
 	if (n <= 1 || constant == NIL)
 		return n == 0 ? NIL : constant;
-	columns = columns_backwards(constant);
+	columns = speql_compared_columns(constant);
 	/* With one column only, the first was that already. */
 	if (list_length(columns) < 2 || n - 2 >= list_length(columns))
 		return NIL;

@@ -151,4 +151,7 @@ extern Query *speql_define(const SpeqlForm *form, List *dropped, SpeqlReason *re
  */
 extern List *speql_superset_conjuncts(const SpeqlForm *form, int n);
 
+/* The columns (Vars) that such conjuncts compare, those of the last conjunct first. */
+extern List *speql_compared_columns(List *conjuncts);
+
 #endif /* SPEQL_MATCH_H */

@@ -47,7 +47,8 @@ build_or_fail(const SpeqlForm *form, List *dropped, SpeqlTableKind kind)
 		                errmsg("the query cannot be kept in a speculative table"),
 		                errdetail("Reason: %s.", speql_reason_name(reason))));
 	speql_registry_evict(0);
-	id = speql_build(definition, kind, speql_env_current(), &problem);
+	id = speql_build(definition, kind, speql_compared_columns(dropped), speql_env_current(),
+	                 &problem);
 	if (id == 0)
 		ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 		                errmsg("the speculative table could not be built"),

@@ -491,7 +491,7 @@ step_build(Speculator *s, void *arg)
 		return;
 	(void) speql_registry_evict((int64) e.bytes);
 	step->id = speql_build(definition, step->superset ? SPEQL_KIND_SUPERSET : SPEQL_KIND_EXACT,
-	                       s->request.env, &problem);
+	                       speql_compared_columns(dropped), s->request.env, &problem);
 	step->ms = (GetCurrentTimestamp() - start) / 1000.0;
 	learn(s, e.cost, step->ms);
 }
