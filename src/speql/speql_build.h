@@ -41,8 +41,9 @@ extern SpeqlEstimate speql_estimate(Query *definition);
  * Builds a table for a definition in the current (top-level) transaction, as the current role, and
  * returns its id; 0 when the registry, the tracking or the quota has no room, with *problem. It can
  * be used once the transaction commits. compared: columns (Vars of the definition) that later
- * queries will compare with constants; a large table gets indexes on the first of them. Errors of the definition itself (a division by zero, a
- * cancel) are raised: the transaction's abort forgets the table.
+ * queries will compare with constants; a large table gets indexes on the first of them. Errors of
+ * the definition itself (a division by zero, a cancel) are raised: the transaction's abort forgets
+ * the table.
  */
 extern uint64 speql_build(Query *definition, SpeqlTableKind kind, List *compared, uint64 env,
                           const char **problem);
