@@ -38,9 +38,9 @@ LLM_ENGINE    = llm_cosine llm_device llm_prompt llm_engine llm_engine_model llm
 LLM_REMOTE    = llm_remote llm_remote_call llm_remote_endpoint llm_remote_write llm_remote_read \
                 llm_remote_labels llm_remote_schema
 # The CUDA backend, a shared object of its own: make cuda.
-KERNELS_CUDA  = backend plan weights matmul matmul_skinny rows norm activate qkv kv pool attention \
+KERNELS_CUDA  = backend plan weights quant matmul matmul_skinny matmul_quant rows norm activate qkv kv pool attention \
                 attention_simple attention_prefill attention_hopper attention_decode
-KERNELS_REF   = matmul_ref norm_ref activate_ref rope_ref attention_ref pool_ref
+KERNELS_REF   = matmul_ref quant_ref norm_ref activate_ref rope_ref attention_ref pool_ref
 
 # What only the process has: the server loop, the command line. May print and exit.
 LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_pack llm_cli_generate llm_cli_inspect llm_cli_model \
@@ -60,7 +60,7 @@ BENCHES       = bench_gpu bench_grammar bench_ops
 # Programs that launch kernels themselves: nvcc builds them.
 TESTS_CUDA    = test_plan test_attention
 # The same kernels compiled for the CPU; needs CUDA's headers alone.
-TESTS_HOST    = $(if $(wildcard $(CUDA_INCLUDE)/cuda_runtime.h),test_attention_host)
+TESTS_HOST    = $(if $(wildcard $(CUDA_INCLUDE)/cuda_runtime.h),test_attention_host test_quant_host)
 BENCHES_CUDA  = bench_attention
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli \
@@ -150,7 +150,7 @@ check-layers: $(BUILD)/libllm.a ## the engine knows no PostgreSQL; every header 
 
 check-unit:                     ## the unit tests, as users run the code
 	$(SUBMAKE) WERROR=1 tests $(TESTS_HOST:%=$(BUILD)/%)
-	@$(if $(TESTS_HOST),,echo 'SKIP: test_attention_host: no cuda_runtime.h in $(CUDA_INCLUDE)')
+	@$(if $(TESTS_HOST),,echo 'SKIP: test_attention_host, test_quant_host: no cuda_runtime.h in $(CUDA_INCLUDE)')
 	$(RUN) --name unit $(TEST_PROGRAMS) $(TESTS_HOST:%=$(BUILD)/%)
 
 check-asan:                     ## the unit tests under ASan and UBSan
@@ -321,8 +321,10 @@ $(BUILD)/test_attention: test/test_attention.cu test/attention_fixture.cuh $(ATT
 	$(CUDA_MAIN) -o $@ $(filter-out %.cuh,$^)
 
 # Lambdas and templates make the kernels C++; parameters that only a card's code uses are unused.
-HOST_UNITS = kernels/attention_prefill kernels/attention_decode kernels/attention_hopper \
-             test/cuda_host test/test_attention
+HOST_ATTENTION = kernels/attention_prefill kernels/attention_decode kernels/attention_hopper \
+                 test/cuda_host test/test_attention
+HOST_QUANT = kernels/quant kernels/matmul_quant test/cuda_host test/test_quant_host
+HOST_UNITS = $(sort $(HOST_ATTENTION) $(HOST_QUANT))
 HOST_FLAGS = -std=c++17 -O2 -g -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-parameter -Wno-psabi \
              $(LLM_WERROR_$(WERROR)) -Ikernels -Itest -isystem $(CUDA_INCLUDE) \
              -include test/cuda_host.cuh
@@ -331,7 +333,10 @@ $(HOST_UNITS:%=$(OBJ)/host/%.o): $(OBJ)/host/%.o: %.cu
 	@mkdir -p $(@D)
 	$(CXX) $(HOST_FLAGS) -MMD -MP -x c++ -c -o $@ $<
 
-$(BUILD)/test_attention_host: $(HOST_UNITS:%=$(OBJ)/host/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
+$(BUILD)/test_attention_host: $(HOST_ATTENTION:%=$(OBJ)/host/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
+	$(CXX) -pthread -o $@ $^ -lm
+
+$(BUILD)/test_quant_host: $(HOST_QUANT:%=$(OBJ)/host/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
 	$(CXX) -pthread -o $@ $^ -lm
 
 $(BUILD)/bench_attention: bench/bench_attention.cu test/attention_fixture.cuh $(ATTENTION_OBJS)

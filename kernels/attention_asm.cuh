@@ -21,6 +21,15 @@ attn_launch(const pp_cuda *cu, void (*kernel)(Params...), dim3 grid, int threads
 	return cudaGetLastError();
 }
 
+/* The same for a kernel that calls cuda_begin: it comes onto the card early. */
+template <typename... Params, typename... Args>
+static inline cudaError_t
+attn_launch_early(const pp_cuda *cu, void (*kernel)(Params...), dim3 grid, int threads, int bytes,
+                  Args... args)
+{
+	return cuda_launch(cu, kernel, grid, (uint32_t) threads, (size_t) bytes, args...);
+}
+
 /* 2^x; -inf gives 0. */
 static __device__ __forceinline__ float
 attn_exp2(float x)
@@ -45,6 +54,13 @@ attn_copy16(uint32_t to, const bf16 *from, bool valid)
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
 	             "r"(valid ? 16 : 0)
 	             : "memory");
+}
+
+/* 8 bytes. */
+static __device__ __forceinline__ void
+attn_copy8(uint32_t to, const void *from)
+{
+	asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
 
 /* Ends a group of copies. */

@@ -2,7 +2,8 @@
  * cuda.cuh: what the files of the CUDA backend share: its state, the plan of a pass, the launchers.
  *
  * Types. Activations (pp_act) are bf16, the residual stream, norm weights, biases and logits are
- * float; every sum is float. Weights are bf16.
+ * float; every sum is float. Weights are multiplied in bf16; those of quantised files stay in tiles
+ * of 4 or 8 bits (quant.cuh).
  *
  * KV pages. One allocation, layer after layer; a layer is [page][K, V][kv head][slot][d_head] bf16
  * with PP_CUDA_PAGE slots: the 64 × d_head keys of a head in a page are one dense block, which is a
@@ -153,6 +154,7 @@ enum cuda_slot
 	CUDA_SCRATCH_PARTIAL, /* partial results of split keys */
 	CUDA_SCRATCH_INDEX,   /* index lists that come with an op */
 	CUDA_SCRATCH_BLAS,    /* what cuBLASLt works in */
+	CUDA_SCRATCH_EXPAND,  /* a quantised matrix in bf16, for the product that comes next */
 	CUDA_N_SCRATCH
 };
 
@@ -299,7 +301,11 @@ struct pp_matrix
 {
 	uint32_t n_rows;
 	uint32_t n_cols;
-	bf16 *data;        /* [n_rows, n_cols] */
+	uint32_t bits;  /* of a weight: 16 in data; 4 or 8 in tiles */
+	bf16 *data;     /* [n_rows, n_cols], or NULL */
+	uint8_t *tiles; /* quant.cuh, or NULL */
+	uint8_t *forms; /* of the scales of each row */
+	size_t bytes;
 	const float *bias; /* whose copy in bf16 is: */
 	bf16 *bias16;
 };
@@ -327,6 +333,21 @@ cudaError_t cuda_skinny_float(pp_cuda *cu, float *out, const bf16 *x, const pp_m
                               uint32_t n_tokens);
 /* Whether the shape fits: columns in whole 16-byte pieces. */
 bool cuda_skinny_takes(const pp_matrix *w);
+
+/* quant.cu: src is on the device, rows of blocks row_bytes apart */
+size_t cuda_quant_bytes(uint32_t n_rows, uint32_t n_cols, uint32_t bits);
+cudaError_t cuda_quant_pack(pp_cuda *cu, pp_matrix *m, uint32_t row0, const uint8_t *src,
+                            pp_dtype type, uint32_t n_rows, size_t row_bytes);
+cudaError_t cuda_quant_expand(pp_cuda *cu, bf16 *out, const pp_matrix *m);
+cudaError_t cuda_quant_embed(pp_cuda *cu, float *out, const pp_matrix *m, const int32_t *ids,
+                             uint32_t n_tokens, float scale);
+
+/* matmul_quant.cu: as cuda_skinny, with its bits */
+cudaError_t cuda_quant_skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w,
+                              const bf16 *bias16, uint32_t n_tokens);
+cudaError_t cuda_quant_skinny_float(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w,
+                                    const float *bias, const uint32_t *cols, uint32_t n_cols,
+                                    uint32_t n_tokens);
 
 /* rows.cu */
 pp_result cuda_embed(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t *ids,

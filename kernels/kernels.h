@@ -69,9 +69,10 @@ typedef enum pp_dtype
  */
 typedef enum pp_precision
 {
-	PP_PREC_F32 = 0,   /* float weights and activations: the oracle */
-	PP_PREC_INT8 = 1,  /* int8 weights (a scale per row), activations quantised per token row */
-	PP_PREC_NATIVE = 2 /* weights as stored (CUDA: bf16, q4, q8, fp8) */
+	PP_PREC_F32 = 0,    /* float weights and activations: the oracle */
+	PP_PREC_INT8 = 1,   /* int8 weights (a scale per row), activations quantised per token row */
+	PP_PREC_NATIVE = 2, /* weights as stored: blocks stay blocks */
+	PP_PREC_BF16 = 3    /* CUDA: blocks are expanded to bf16 at load; the same bits */
 } pp_precision;
 
 /*

@@ -11,6 +11,10 @@
  * and is used only where they agree and for as many tokens as it is the faster. Both walk K in
  * steps of 16 into one float sum.
  *
+ * Weights in tiles (quant.cuh) have matmul_quant.cu in the place of matmul_skinny.cu; for more
+ * tokens they are expanded to bf16 in scratch, which the time that decides between both includes.
+ * The algorithm, and so the bits, are those of the same weights in bf16.
+ *
  * Logits (matmul_float, matmul_columns) are always made by the skinny kernel, in blocks of tokens,
  * so the columns of a list equal those of the whole.
  *
@@ -32,6 +36,7 @@ struct blas_algo
 {
 	uint32_t n_rows;
 	uint32_t n_cols;
+	uint32_t bits;     /* of the weights: the algorithm is the same, skinny_max is not */
 	uint32_t n_tokens; /* that it was chosen for */
 	bool bias;
 	uint32_t skinny_max; /* up to so many tokens the skinny kernel serves; 0: other bits */
@@ -185,6 +190,30 @@ choose(cuda_blas *blas, const blas_product *p, blas_algo *algo, bool any)
 	return false;
 }
 
+/* The weights in bf16; those in tiles are expanded to scratch. NULL with a message. */
+static const bf16 *
+weights_of(pp_cuda *cu, const pp_matrix *w)
+{
+	bf16 *data;
+
+	if (w->bits == 16)
+		return w->data;
+	data = (bf16 *) cuda_scratch(cu, CUDA_SCRATCH_EXPAND,
+	                             (size_t) w->n_rows * w->n_cols * sizeof(bf16));
+	if (data == NULL || cuda_check(cu, cuda_quant_expand(cu, data, w), "expand") != PP_OK)
+		return NULL;
+	return data;
+}
+
+/* Few tokens, in the form that the weights have. */
+static cudaError_t
+skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w, const bf16 *bias16,
+       uint32_t n_tokens)
+{
+	return w->bits == 16 ? cuda_skinny(cu, out, x, w, bias16, n_tokens)
+	                     : cuda_quant_skinny(cu, out, x, w, bias16, n_tokens);
+}
+
 /* Runs a product by an algorithm. */
 static pp_result
 multiply(pp_cuda *cu, const blas_algo *algo, bf16 *out, const bf16 *x, const pp_matrix *w,
@@ -192,13 +221,16 @@ multiply(pp_cuda *cu, const blas_algo *algo, bf16 *out, const bf16 *x, const pp_
 {
 	const float one = 1.0f;
 	const float zero = 0.0f;
+	const bf16 *data = weights_of(cu, w);
 	blas_product p;
 	cublasStatus_t status = CUBLAS_STATUS_INTERNAL_ERROR;
 
+	if (data == NULL)
+		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
 	if (describe(&p, w->n_rows, w->n_cols, n_tokens, bias16))
 		status =
-		    cublasLtMatmul(cu->blas->handle, p.op, &one, w->data, p.w, x, p.x, &zero, out, p.out,
-		                   out, p.out, &algo->algo, cu->blas->workspace, WORKSPACE, cu->stream);
+		    cublasLtMatmul(cu->blas->handle, p.op, &one, data, p.w, x, p.x, &zero, out, p.out, out,
+		                   p.out, &algo->algo, cu->blas->workspace, WORKSPACE, cu->stream);
 	forget(&p);
 	if (status == CUBLAS_STATUS_SUCCESS)
 		return cuda_launched(cu, "matmul");
@@ -264,10 +296,10 @@ begin_trial(pp_cuda *cu, trial *t)
 
 /* Runs one of the two. */
 static bool
-run_trial(pp_cuda *cu, const trial *t, bool skinny, uint32_t n_tokens)
+run_trial(pp_cuda *cu, const trial *t, bool few, uint32_t n_tokens)
 {
-	return skinny ? cuda_skinny(cu, t->out2, t->x, t->w, t->bias16, n_tokens) == cudaSuccess
-	              : multiply(cu, t->algo, t->out1, t->x, t->w, t->bias16, n_tokens) == PP_OK;
+	return few ? skinny(cu, t->out2, t->x, t->w, t->bias16, n_tokens) == cudaSuccess
+	           : multiply(cu, t->algo, t->out1, t->x, t->w, t->bias16, n_tokens) == PP_OK;
 }
 
 /* Whether both give the same bits on this very matrix. */
@@ -289,17 +321,16 @@ same_bits(pp_cuda *cu, const trial *t)
 
 /* Milliseconds of some runs after one that warms up; infinite when it fails. */
 static float
-time_trial(pp_cuda *cu, const trial *t, bool skinny, uint32_t n_tokens)
+time_trial(pp_cuda *cu, const trial *t, bool few, uint32_t n_tokens)
 {
 	cudaEvent_t begin = NULL;
 	cudaEvent_t end = NULL;
 	float ms = INFINITY;
 	bool ok = cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess &&
-	          run_trial(cu, t, skinny, n_tokens) &&
-	          cudaEventRecord(begin, cu->stream) == cudaSuccess;
+	          run_trial(cu, t, few, n_tokens) && cudaEventRecord(begin, cu->stream) == cudaSuccess;
 
 	for (int i = 0; ok && i < TIMED_RUNS; i++)
-		ok = run_trial(cu, t, skinny, n_tokens);
+		ok = run_trial(cu, t, few, n_tokens);
 	ok = ok && cudaEventRecord(end, cu->stream) == cudaSuccess &&
 	     cudaEventSynchronize(end) == cudaSuccess &&
 	     cudaEventElapsedTime(&ms, begin, end) == cudaSuccess;
@@ -341,8 +372,8 @@ algo_of(pp_cuda *cu, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16)
 	for (uint32_t i = 0; i < blas->n_algos; i++)
 	{
 		a = &blas->algos[i];
-		if (a->n_rows == w->n_rows && a->n_cols == w->n_cols && a->n_tokens == chosen_for &&
-		    a->bias == (bias16 != NULL))
+		if (a->n_rows == w->n_rows && a->n_cols == w->n_cols && a->bits == w->bits &&
+		    a->n_tokens == chosen_for && a->bias == (bias16 != NULL))
 			return a;
 	}
 	if (blas->n_algos == N_ALGOS)
@@ -354,6 +385,7 @@ algo_of(pp_cuda *cu, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16)
 	*a = blas_algo();
 	a->n_rows = w->n_rows;
 	a->n_cols = w->n_cols;
+	a->bits = w->bits;
 	a->n_tokens = chosen_for;
 	a->bias = bias16 != NULL;
 	found = describe(&p, w->n_rows, w->n_cols, chosen_for, bias16) &&
@@ -422,7 +454,7 @@ cuda_matmul(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_matri
 	if ((algo = algo_of(cu, w, n, bias16)) == NULL)
 		return cu->failed ? PP_E_DEVICE : PP_E_UNSUPPORTED;
 	if (n <= algo->skinny_max)
-		return cuda_check(cu, cuda_skinny(cu, cuda_act(dev_out), cuda_act(dev_x), w, bias16, n),
+		return cuda_check(cu, skinny(cu, cuda_act(dev_out), cuda_act(dev_x), w, bias16, n),
 		                  "matmul");
 	return multiply(cu, algo, cuda_act(dev_out), cuda_act(dev_x), w, bias16, n);
 }
@@ -437,11 +469,11 @@ skinny_blocks(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w, const 
 	for (uint32_t t = 0; t < n_tokens; t += CUDA_SKINNY_MAX)
 	{
 		uint32_t n = n_tokens - t < CUDA_SKINNY_MAX ? n_tokens - t : CUDA_SKINNY_MAX;
-		pp_result result =
-		    cuda_check(cu,
-		               cuda_skinny_float(cu, out + (size_t) t * n_cols, x + (size_t) t * w->n_cols,
-		                                 w, bias, cols, n_cols, n),
-		               "matmul");
+		auto product = w->bits == 16 ? cuda_skinny_float : cuda_quant_skinny_float;
+		pp_result result = cuda_check(cu,
+		                              product(cu, out + (size_t) t * n_cols,
+		                                      x + (size_t) t * w->n_cols, w, bias, cols, n_cols, n),
+		                              "matmul");
 
 		if (result != PP_OK)
 			return result;

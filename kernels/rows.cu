@@ -1,7 +1,7 @@
 /*
  * rows.cu: ops that move or add rows: embedding, tables, gathers, the residual, narrowing.
  *
- *	embed     x[T, d] = table[ids[t]] · scale     bf16 table, float out
+ *	embed     x[T, d] = table[ids[t]] · scale     bf16 table (tiles: quant.cu), float out
  *	add_rows  x[T, d] += table[idx[t]]            float
  *	gather    out[r] = x[rows[r]]                 bf16
  *	add       x += y                              float += bf16
@@ -94,6 +94,10 @@ cuda_embed(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t
 		return PP_OK;
 	if ((dev_ids = cuda_index(cu, (const uint32_t *) ids, n_tokens)) == NULL)
 		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
+	if (table->bits < 16)
+		return cuda_check(cu,
+		                  cuda_quant_embed(cu, dev_out, table, (const int32_t *) dev_ids, n, scale),
+		                  "embed");
 	cuda_launch(cu, embed_rows, n, THREADS, 0, dev_out, table->data, (const int32_t *) dev_ids,
 	            table->n_cols, scale);
 	return cuda_launched(cu, "embed");

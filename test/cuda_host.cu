@@ -25,6 +25,7 @@ struct copy
 {
 	void *to;
 	const void *from;
+	size_t n;
 	bool valid;
 };
 
@@ -151,15 +152,15 @@ __syncwarp()
 
 /* See cuda_host.cuh. */
 void
-host_copy16(void *to, const void *from, bool valid)
+host_copy(void *to, const void *from, size_t n, bool valid)
 {
-	if ((size_t) to % 16 != 0 || (valid && (size_t) from % 16 != 0))
+	if ((size_t) to % n != 0 || (valid && (size_t) from % n != 0))
 	{
-		printf("cuda_host: cp.async of 16 bytes from %p to %p\n", from, to);
+		printf("cuda_host: cp.async of %zu bytes from %p to %p\n", n, from, to);
 		abort();
 	}
-	memset(to, 0x7f, 16);
-	threads[running].groups.back().push_back(copy{to, from, valid});
+	memset(to, 0x7f, n);
+	threads[running].groups.back().push_back(copy{to, from, n, valid});
 }
 
 /* See cuda_host.cuh. */
@@ -179,9 +180,9 @@ host_wait(int n)
 	{
 		for (const copy &c : groups.front())
 			if (c.valid)
-				memcpy(c.to, c.from, 16);
+				memcpy(c.to, c.from, c.n);
 			else
-				memset(c.to, 0, 16);
+				memset(c.to, 0, c.n);
 		groups.erase(groups.begin());
 	}
 }

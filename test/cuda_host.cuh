@@ -1,6 +1,7 @@
 /*
- * cuda_host.cuh: just enough of CUDA to run the attention kernels on a machine without a card: the
- * words of the language, and the instructions of attention_asm.cuh as the PTX manual defines them.
+ * cuda_host.cuh: just enough of CUDA to run the attention kernels, and the products of quantised
+ * weights, on a machine without a card: the words of the language, and the instructions of
+ * attention_asm.cuh as the PTX manual defines them.
  *
  * A kernel's source is compiled by the host's compiler with this file included first. The threads
  * of a block are coroutines that change at barriers and at what a warp does together, warps in
@@ -50,7 +51,7 @@ host_word *host_warp();
 /* Runs a kernel's blocks. */
 void host_run(dim3 grid, int threads, int bytes, void (*kernel)(const void *), const void *args);
 /* cp.async and its groups. */
-void host_copy16(void *to, const void *from, bool valid);
+void host_copy(void *to, const void *from, size_t n, bool valid);
 void host_commit();
 void host_wait(int n);
 
@@ -119,6 +120,32 @@ __fmul_rn(float x, float y)
 {
 	return x * y;
 }
+/* Four of the eight bytes of x and y: those that the nibbles of by name. */
+static inline uint32_t
+__byte_perm(uint32_t x, uint32_t y, uint32_t by)
+{
+	const uint64_t bytes = (uint64_t) y << 32 | x;
+	uint32_t out = 0;
+
+	for (uint32_t i = 0; i < 4; i++)
+		out |= (uint32_t) (bytes >> (by >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+	return out;
+}
+/* A float by its bits. */
+static inline float
+__uint_as_float(uint32_t bits)
+{
+	float x;
+
+	memcpy(&x, &bits, sizeof(x));
+	return x;
+}
+/* The smaller one. */
+static inline uint32_t
+min(uint32_t x, uint32_t y)
+{
+	return x < y ? x : y;
+}
 /* A quotient. */
 static inline float
 __fdividef(float x, float y)
@@ -163,6 +190,15 @@ attn_launch(const pp_cuda *, void (*kernel)(Params...), dim3 grid, int threads, 
 	return cudaSuccess;
 }
 
+/* The same: nothing runs before its time. */
+template <typename... Params, typename... Args>
+static inline cudaError_t
+attn_launch_early(const pp_cuda *cu, void (*kernel)(Params...), dim3 grid, int threads, int bytes,
+                  Args... args)
+{
+	return attn_launch(cu, kernel, grid, threads, bytes, args...);
+}
+
 /* 2^x. */
 static inline float
 attn_exp2(float x)
@@ -189,7 +225,13 @@ host_address(uint32_t shared)
 static inline void
 attn_copy16(uint32_t to, const void *from, bool valid)
 {
-	host_copy16(host_address(to), from, valid);
+	host_copy(host_address(to), from, 16, valid);
+}
+/* cp.async of 8 bytes. */
+static inline void
+attn_copy8(uint32_t to, const void *from)
+{
+	host_copy(host_address(to), from, 8, true);
 }
 /* Ends a group of copies. */
 static inline void

@@ -498,6 +498,118 @@ test_block_types(void)
 		check_blocks(types[i]);
 }
 
+/* A matrix of random blocks, for free() and matrix_destroy. */
+static pp_matrix *
+make_blocks(pp_dtype type, uint32_t n_rows, uint32_t n_cols, pp_precision precision,
+            uint8_t **blocks)
+{
+	pp_matrix_part part = {.dtype = type, .n_rows = n_rows};
+
+	if (!llm_dtype_bytes(type, n_cols, &part.row_bytes))
+		return NULL;
+	if (*blocks == NULL)
+	{
+		if ((*blocks = malloc(n_rows * part.row_bytes)) == NULL)
+			abort();
+		/* bytes below 0x3c make halves of moderate size */
+		for (uint64_t i = 0; i < n_rows * part.row_bytes; i++)
+			(*blocks)[i] = (uint8_t) (test_random(&seed) % 0x3c);
+	}
+	part.data = *blocks;
+	return be->ops->matrix_create(be, &part, 1, n_cols, precision);
+}
+
+/* Elements of the product by the blocks that differ from those by bf16, in any bit. */
+static uint32_t
+count_unequal(const pp_matrix *m[2], const buffer *x, const float *dev_bias, uint32_t t, uint32_t n)
+{
+	const uint32_t cols[3] = {n - 1, 0, n / 2};
+	uint32_t n_different = 0;
+
+	for (int kind = 0; kind < 3; kind++)
+	{
+		uint32_t width = kind == 2 ? 3 : n;
+		float *got[2];
+
+		for (int i = 0; i < 2; i++)
+		{
+			buffer out = make_buffer((size_t) t * width, kind > 0 ? sizeof(float) : be->act_bytes);
+			pp_result result = kind == 0 ? be->ops->matmul(be, out.at, x->at, m[i], dev_bias, t)
+			                   : kind == 1
+			                       ? be->ops->matmul_float(be, out.at, x->at, m[i], dev_bias, t)
+			                       : be->ops->matmul_columns(be, out.at, x->at, m[i], cols, 3, t);
+
+			CHECK_MSG(result == PP_OK, "%s", be->message);
+			got[i] = get(&out);
+			CHECK_MSG(drop_buffer(&out), "%u x %u: a guard band was written", t, n);
+		}
+		for (size_t i = 0; i < (size_t) t * width; i++)
+			n_different += memcmp(&got[0][i], &got[1][i], sizeof(float)) != 0;
+		free(got[0]);
+		free(got[1]);
+	}
+	return n_different;
+}
+
+/* One type and shape: within the bound of the reference, and the bits of the same weights in bf16.
+ */
+static void
+check_quant(pp_dtype type, uint32_t n, uint32_t k)
+{
+	uint8_t *blocks = NULL;
+	pp_matrix *m[2];
+	float *bias = random_values(n);
+	buffer dev_bias = put_floats(bias, n);
+
+	m[0] = make_blocks(type, n, k, PP_PREC_NATIVE, &blocks);
+	m[1] = make_blocks(type, n, k, PP_PREC_BF16, &blocks);
+	for (size_t s = 0; m[0] != NULL && m[1] != NULL && s < N_SIZES; s++)
+	{
+		const uint32_t t = sizes[s];
+		float *x = random_values((size_t) t * k);
+		buffer dev_x = put_acts(x, (size_t) t * k);
+		buffer out = make_buffer((size_t) t * n, be->act_bytes);
+		double *ref = doubles((size_t) t * n);
+		double largest = 1e-30;
+		uint32_t n_different =
+		    count_unequal((const pp_matrix *[2]){m[0], m[1]}, &dev_x, dev_bias.at, t, n);
+
+		CHECK_MSG(n_different == 0, "type %d, %u x %u x %u: %u bits unlike bf16", (int) type, t, n,
+		          k, n_different);
+		CHECK(be->ops->matmul(be, out.at, dev_x.at, m[0], NULL, t) == PP_OK);
+		CHECK(matmul_quant_ref(ref, x, blocks, type, t, n, k));
+		for (size_t i = 0; i < (size_t) t * n; i++)
+			largest = fmax(largest, fabs(ref[i]));
+		compare("matmul of blocks", t, (size_t) n * 10000 + k, &out, ref, 0.005 * largest);
+		CHECK(drop_buffer(&dev_x));
+		free(x);
+	}
+	for (int i = 0; i < 2; i++)
+	{
+		CHECK_MSG(m[i] != NULL, "%s", be->message);
+		if (m[i] != NULL)
+			be->ops->matrix_destroy(be, m[i]);
+	}
+	CHECK(drop_buffer(&dev_bias));
+	free(blocks);
+	free(bias);
+}
+
+static void
+test_quant(void)
+{
+	const pp_dtype types[] = {PP_Q8_0, PP_Q4_0, PP_Q4_1, PP_Q5_0,  PP_Q5_1,
+	                          PP_Q4_K, PP_Q5_K, PP_Q6_K, PP_IQ4_NL};
+	const uint32_t n[] = {8, 16, 24, 64, 200, 576, 1000};
+
+	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+	{
+		check_quant(types[i], n[i % 7], 256 * (1 + (uint32_t) i % 3));
+		check_quant(types[i], n[(i + 3) % 7], i < 5 || types[i] == PP_IQ4_NL ? 576 : 1536);
+		check_quant(types[i], i % 2 ? 2048 : 5632, 2048);
+	}
+}
+
 int
 main(void)
 {
@@ -517,6 +629,7 @@ main(void)
 	RUN(float_rows);
 	RUN(pool);
 	RUN(block_types);
+	RUN(quant);
 	be->ops->destroy(be);
 	return test_summary("kernels");
 }

@@ -11,6 +11,11 @@
 
 void matmul_ref(double *out, const float *x, const float *w, const float *bias, size_t n_tokens,
                 size_t n_rows, size_t n_cols);
+/* Weights of a row of blocks, as floats have them; returns the bytes read, 0: no blocks. */
+size_t quant_ref(double *out, const void *blocks, pp_dtype type, size_t n_weights);
+double bf16_ref(double x);
+bool matmul_quant_ref(double *out, const float *x, const void *blocks, pp_dtype type,
+                      size_t n_tokens, size_t n_rows, size_t n_cols);
 void norm_ref(double *out, const float *x, const float *add, const float *w, const float *b,
               size_t n_tokens, size_t d, double eps, pp_norm_kind kind, bool plus_one);
 void activate_ref(double *out, const float *x, size_t n_tokens, size_t f, pp_act_kind act,

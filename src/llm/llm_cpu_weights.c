@@ -169,6 +169,8 @@ matrix_reserve(pp_matrix *m, const pp_matrix_part *parts, uint32_t n_parts)
 				m->bytes += parts[i].n_rows * parts[i].row_bytes;
 			m->n_parts = n_parts;
 			return m->parts != NULL;
+		case PP_PREC_BF16:
+			break; /* refused by matrix_create */
 	}
 	return false;
 }
@@ -222,6 +224,11 @@ llm_cpu_matrix_create(pp_backend *be, const pp_matrix_part *parts, uint32_t n_pa
 
 	if (check_parts(cpu, parts, n_parts, n_cols, &n_rows) != PP_OK)
 		return NULL;
+	if (precision > PP_PREC_NATIVE)
+	{
+		llm_cpu_fail(cpu, PP_E_UNSUPPORTED, "the CPU multiplies in float and int8 only");
+		return NULL;
+	}
 	if (precision == PP_PREC_INT8 && n_cols > I8_COLS_MAX)
 	{
 		llm_cpu_fail(cpu, PP_E_UNSUPPORTED, "an int8 matrix of %u columns", n_cols);
