@@ -13,6 +13,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -322,13 +323,14 @@ add_items(SpeqlForm *form, Node *node, ParamListInfo params)
 /* ---- classes ----------------------------------------------------------------------------- */
 
 /* True when values that are equal are also identical, so that one may be shown for the other. */
-static bool
-equal_means_identical(Oid type, Oid collation)
+bool
+speql_equal_is_identical(Oid type, Oid collation)
 {
 	Oid opclass = GetDefaultOpClass(type, BTREE_AM_OID);
 	Oid opfamily, opcintype, proc;
 
-	if (!OidIsValid(opclass))
+	/* char(3) equals char(5) but for the blanks that it ends with. */
+	if (!OidIsValid(opclass) || type == BPCHAROID)
 		return false;
 	opfamily = get_opclass_family(opclass);
 	opcintype = get_opclass_input_type(opclass);
@@ -350,7 +352,7 @@ is_identity(Node *node, Var **a, Var **b)
 	*b = lsecond(op->args);
 	return (*a)->varlevelsup == 0 && (*b)->varlevelsup == 0 && (*a)->vartype == (*b)->vartype &&
 	       (*a)->varcollid == (*b)->varcollid && op_mergejoinable(op->opno, (*a)->vartype) &&
-	       equal_means_identical((*a)->vartype, op->inputcollid);
+	       speql_equal_is_identical((*a)->vartype, op->inputcollid);
 }
 
 /* The class that holds a column, or NULL. */

@@ -116,6 +116,17 @@ extern Node *speql_represent(Node *expr, List *classes);
 /* True when two lists hold the same expressions, in any order. */
 extern bool speql_same_set(List *a, List *b);
 
+/* True when values of a type that are equal are also identical. */
+extern bool speql_equal_is_identical(Oid type, Oid collation);
+
+/* ---- one value for several equal ones (speql_equal.c) ---- */
+
+/*
+ * True when the table has one row for values that are equal but not identical (1.0 and 1.00), and
+ * the block asks of them what equality does not tell (their text, their scale).
+ */
+extern bool speql_asks_beyond_equality(const SpeqlMapping *m);
+
 /* Builds the block over the table; NULL with m->reason. */
 extern Query *speql_rewrite(SpeqlMapping *m, const SpeqlCandidate *c, SpeqlReason *kind);
 

@@ -398,6 +398,7 @@ speql_registry_ticket(uint64 id, SpeqlTicket *ticket)
 		ticket->id = id;
 		ticket->relid = t->relid;
 		ticket->roleid = t->roleid;
+		ticket->env = t->env;
 		ticket->n_deps = t->n_deps;
 		memcpy(ticket->deps, t->deps, sizeof(t->deps));
 		ticket->snapshot = RestoreSnapshot(dsa_get_address(speql_area(), t->snapshot));

@@ -44,6 +44,7 @@ typedef struct SpeqlTicket
 	uint64 id;
 	Oid relid;
 	Oid roleid;
+	uint64 env;
 	int n_deps;
 	SpeqlDep deps[SPEQL_DEPS_MAX];
 	Snapshot snapshot;

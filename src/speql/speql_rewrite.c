@@ -223,6 +223,27 @@ only_itself(const Query *v)
 	return v->hasWindowFuncs || v->hasTargetSRFs || v->groupingSets;
 }
 
+/* The result columns that make rows of one row. */
+static List *
+row_makers(const Query *q)
+{
+	List *makers = NIL;
+	ListCell *lc;
+
+	foreach (lc, q->targetList)
+		if (expression_returns_set((Node *) lfirst_node(TargetEntry, lc)->expr))
+			makers = lappend(makers, lfirst_node(TargetEntry, lc)->expr);
+	return makers;
+}
+
+/* Set-returning functions side by side make as many rows as the longest of them: all must agree. */
+static bool
+same_row_makers(const SpeqlMapping *m)
+{
+	return speql_same_set(row_makers(m->q->query),
+	                      (List *) speql_remap((Node *) row_makers(m->v->query), m));
+}
+
 /* True when two blocks have the same windows, grouping sets and groups. */
 static bool
 same_shape(const SpeqlMapping *m)
@@ -233,8 +254,8 @@ same_shape(const SpeqlMapping *m)
 
 	if (m->others || m->joins || m->compensation || m->q->aggregated != m->v->aggregated)
 		return false;
-	if (!equal(q->groupingSets, v->groupingSets) || q->hasTargetSRFs != v->hasTargetSRFs ||
-	    list_length(windows) != list_length(q->windowClause))
+	if (!equal(q->groupingSets, v->groupingSets) || q->groupDistinct != v->groupDistinct ||
+	    !same_row_makers(m) || list_length(windows) != list_length(q->windowClause))
 		return false;
 	forboth(a, windows, b, q->windowClause)
 	{
@@ -342,6 +363,8 @@ choose_mode(const SpeqlMapping *m, Mode *mode)
 		return same_shape(m) && same_references(m) && having_allows(m, true) ? SPEQL_OK_EXACT
 		       : v->hasWindowFuncs                                           ? SPEQL_R_WINDOW
 		                                                                     : SPEQL_R_GROUPING;
+	if (speql_asks_beyond_equality(m))
+		return SPEQL_R_GROUPING;
 	if (m->v->aggregated)
 		return choose_grouped(m, mode);
 	*mode = MODE_ABOVE;
@@ -416,7 +439,7 @@ renumber_item(Rewrite *r, Node *item)
 	join->rtindex = r->renumber[join->rtindex];
 	join->larg = renumber_item(r, join->larg);
 	join->rarg = renumber_item(r, join->rarg);
-	join->quals = rewrite(r, join->quals, r->m->q->classes);
+	join->quals = rewrite(r, join->quals, NIL);
 	return (Node *) join;
 }
 
@@ -493,7 +516,8 @@ read_positions(Rewrite *r, Query *block)
 static void
 rewrite_upper(Rewrite *r, Query *block)
 {
-	List *classes = r->m->q->classes;
+	/* A column that grouping sets make null is not the one that WHERE made equal to it. */
+	List *classes = block->groupingSets ? NIL : r->m->q->classes;
 
 	block->targetList = (List *) rewrite(r, (Node *) block->targetList, classes);
 	block->havingQual = rewrite(r, block->havingQual, classes);

@@ -22,6 +22,7 @@
 
 #include "compat.h"
 #include "prepack.h"
+#include "speql_env.h"
 #include "speql_registry.h"
 #include "speql_track.h"
 
@@ -68,7 +69,8 @@ verdict_on(const SpeqlUse *use, Snapshot snapshot, SpeqlTicket *ticket)
 	LockRelationOid(use->relid, AccessShareLock);
 	if (!speql_registry_ticket(use->id, ticket) || ticket->relid != use->relid)
 		return SPEQL_R_GONE;
-	if (ticket->roleid != GetUserId())
+	/* A plan that was kept may run as another role or under other settings than it was made. */
+	if (ticket->roleid != GetUserId() || ticket->env != speql_env_current())
 		return SPEQL_R_ENVIRONMENT;
 	return speql_track_verdict(ticket->deps, ticket->n_deps, ticket->snapshot, snapshot);
 }
