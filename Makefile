@@ -38,9 +38,9 @@ LLM_ENGINE    = llm_cosine llm_device llm_prompt llm_engine llm_engine_model llm
 LLM_REMOTE    = llm_remote llm_remote_call llm_remote_endpoint llm_remote_write llm_remote_read \
                 llm_remote_labels llm_remote_schema
 # The CUDA backend, a shared object of its own: make cuda.
-KERNELS_CUDA  = backend plan weights quant matmul matmul_skinny matmul_quant rows norm activate qkv kv pool attention \
-                attention_simple attention_prefill attention_hopper attention_decode
-KERNELS_REF   = matmul_ref quant_ref norm_ref activate_ref rope_ref attention_ref pool_ref
+KERNELS_CUDA  = backend plan weights quant fp8 matmul matmul_skinny matmul_quant rows norm activate qkv kv \
+                pool attention attention_simple attention_prefill attention_hopper attention_decode
+KERNELS_REF   = matmul_ref quant_ref fp8_ref norm_ref activate_ref rope_ref attention_ref pool_ref
 
 # What only the process has: the server loop, the command line. May print and exit.
 LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_pack llm_cli_generate llm_cli_inspect llm_cli_model \
@@ -323,7 +323,7 @@ $(BUILD)/test_attention: test/test_attention.cu test/attention_fixture.cuh $(ATT
 # Lambdas and templates make the kernels C++; parameters that only a card's code uses are unused.
 HOST_ATTENTION = kernels/attention_prefill kernels/attention_decode kernels/attention_hopper \
                  test/cuda_host test/test_attention
-HOST_QUANT = kernels/quant kernels/matmul_quant test/cuda_host test/test_quant_host
+HOST_QUANT = kernels/quant kernels/matmul_quant kernels/fp8 test/cuda_host test/test_quant_host
 HOST_UNITS = $(sort $(HOST_ATTENTION) $(HOST_QUANT))
 HOST_FLAGS = -std=c++17 -O2 -g -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-parameter -Wno-psabi \
              $(LLM_WERROR_$(WERROR)) -Ikernels -Itest -isystem $(CUDA_INCLUDE) \

@@ -155,6 +155,7 @@ enum cuda_slot
 	CUDA_SCRATCH_INDEX,   /* index lists that come with an op */
 	CUDA_SCRATCH_BLAS,    /* what cuBLASLt works in */
 	CUDA_SCRATCH_EXPAND,  /* a quantised matrix in bf16, for the product that comes next */
+	CUDA_SCRATCH_FP8, /* activations in e4m3 and their scales, for the product that comes next */
 	CUDA_N_SCRATCH
 };
 
@@ -301,10 +302,12 @@ struct pp_matrix
 {
 	uint32_t n_rows;
 	uint32_t n_cols;
-	uint32_t bits;  /* of a weight: 16 in data; 4 or 8 in tiles */
+	uint32_t bits;  /* of a weight: 16 in data; 4 or 8 in tiles; 8 in fp8 */
 	bf16 *data;     /* [n_rows, n_cols], or NULL */
 	uint8_t *tiles; /* quant.cuh, or NULL */
 	uint8_t *forms; /* of the scales of each row */
+	uint8_t *fp8;   /* [n_rows, n_cols] e4m3, or NULL */
+	float *scale;   /* of each row of fp8 */
 	size_t bytes;
 	const float *bias; /* whose copy in bf16 is: */
 	bf16 *bias16;
@@ -317,6 +320,8 @@ void cuda_matrix_destroy(pp_backend *be, pp_matrix *m);
 #define CUDA_SKINNY_MAX 64u /* tokens of one skinny product */
 bool cuda_blas_create(pp_cuda *cu);
 void cuda_blas_destroy(pp_cuda *cu);
+/* Whether cuBLASLt multiplies this matrix, which is known before its weights are there. */
+pp_result cuda_matmul_takes(pp_cuda *cu, const pp_matrix *w);
 pp_result cuda_matmul(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_matrix *w,
                       const float *dev_bias, uint32_t n_tokens);
 pp_result cuda_matmul_float(pp_backend *be, float *dev_out, const pp_act *dev_x, const pp_matrix *w,
@@ -341,6 +346,10 @@ cudaError_t cuda_quant_pack(pp_cuda *cu, pp_matrix *m, uint32_t row0, const uint
 cudaError_t cuda_quant_expand(pp_cuda *cu, bf16 *out, const pp_matrix *m);
 cudaError_t cuda_quant_embed(pp_cuda *cu, float *out, const pp_matrix *m, const int32_t *ids,
                              uint32_t n_tokens, float scale);
+
+/* fp8.cu: x[n_rows, n_cols] as e4m3 with a scale a row */
+cudaError_t cuda_fp8_rows(pp_cuda *cu, uint8_t *out, float *scale, const bf16 *x, uint32_t n_rows,
+                          uint32_t n_cols);
 
 /* matmul_quant.cu: as cuda_skinny, with its bits */
 cudaError_t cuda_quant_skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w,

@@ -72,7 +72,8 @@ typedef enum pp_precision
 	PP_PREC_F32 = 0,    /* float weights and activations: the oracle */
 	PP_PREC_INT8 = 1,   /* int8 weights (a scale per row), activations quantised per token row */
 	PP_PREC_NATIVE = 2, /* weights as stored: blocks stay blocks */
-	PP_PREC_BF16 = 3    /* CUDA: blocks are expanded to bf16 at load; the same bits */
+	PP_PREC_BF16 = 3,   /* CUDA: blocks are expanded to bf16 at load; the same bits */
+	PP_PREC_FP8 = 4     /* CUDA: e4m3 weights and activations, a scale a row of either */
 } pp_precision;
 
 /*

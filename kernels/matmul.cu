@@ -15,6 +15,9 @@
  * tokens they are expanded to bf16 in scratch, which the time that decides between both includes.
  * The algorithm, and so the bits, are those of the same weights in bf16.
  *
+ * Weights in e4m3 (PP_PREC_FP8) are multiplied by cuBLASLt for any T, by one algorithm as above;
+ * the activations are quantised before it, a row by itself (fp8.cu).
+ *
  * Logits (matmul_float, matmul_columns) are always made by the skinny kernel, in blocks of tokens,
  * so the columns of a list equal those of the whole.
  *
@@ -36,7 +39,8 @@ struct blas_algo
 {
 	uint32_t n_rows;
 	uint32_t n_cols;
-	uint32_t bits;     /* of the weights: the algorithm is the same, skinny_max is not */
+	uint32_t bits; /* of the weights: the algorithm is the same, skinny_max is not */
+	bool fp8;
 	uint32_t n_tokens; /* that it was chosen for */
 	bool bias;
 	uint32_t skinny_max; /* up to so many tokens the skinny kernel serves; 0: other bits */
@@ -100,23 +104,52 @@ forget(blas_product *p)
 		cublasLtMatrixLayoutDestroy(p->out);
 }
 
-/* Describes a product; bias16 may be NULL. */
+/* Tells of the scales: one a row of W, one a token. */
 static bool
-describe(blas_product *p, uint32_t n_rows, uint32_t n_cols, uint32_t n_tokens, const bf16 *bias16)
+describe_scales(blas_product *p, const float *w_scale, const float *x_scale)
+{
+	const int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+	const struct
+	{
+		cublasLtMatmulDescAttributes_t what;
+		const void *value;
+		size_t bytes;
+	} scales[] = {
+	    {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof(mode)},
+	    {CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof(mode)},
+	    {CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &w_scale, sizeof(w_scale)},
+	    {CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x_scale, sizeof(x_scale)},
+	};
+
+	for (const auto &s : scales)
+		if (cublasLtMatmulDescSetAttribute(p->op, s.what, s.value, s.bytes) !=
+		    CUBLAS_STATUS_SUCCESS)
+			return false;
+	return true;
+}
+
+/* Describes a product; bias16 may be NULL, x_scale where the matrix is not e4m3. */
+static bool
+describe(blas_product *p, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16,
+         const float *x_scale)
 {
 	const cublasOperation_t transposed = CUBLAS_OP_T;
+	const cudaDataType_t type = w->fp8 != NULL ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
+	const uint32_t n_rows = w->n_rows;
+	const uint32_t n_cols = w->n_cols;
 	const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
 
 	*p = blas_product();
 	if (cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) != CUBLAS_STATUS_SUCCESS ||
 	    cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
 	                                   sizeof(transposed)) != CUBLAS_STATUS_SUCCESS ||
-	    cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, n_cols, n_rows, n_cols) !=
-	        CUBLAS_STATUS_SUCCESS ||
-	    cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, n_cols, n_tokens, n_cols) !=
+	    cublasLtMatrixLayoutCreate(&p->w, type, n_cols, n_rows, n_cols) != CUBLAS_STATUS_SUCCESS ||
+	    cublasLtMatrixLayoutCreate(&p->x, type, n_cols, n_tokens, n_cols) !=
 	        CUBLAS_STATUS_SUCCESS ||
 	    cublasLtMatrixLayoutCreate(&p->out, CUDA_R_16BF, n_rows, n_tokens, n_rows) !=
 	        CUBLAS_STATUS_SUCCESS)
+		return false;
+	if (w->fp8 != NULL && !describe_scales(p, w->scale, x_scale))
 		return false;
 	return bias16 == NULL ||
 	       (cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
@@ -190,14 +223,14 @@ choose(cuda_blas *blas, const blas_product *p, blas_algo *algo, bool any)
 	return false;
 }
 
-/* The weights in bf16; those in tiles are expanded to scratch. NULL with a message. */
-static const bf16 *
+/* The weights for cuBLASLt; those in tiles are expanded to scratch. NULL with a message. */
+static const void *
 weights_of(pp_cuda *cu, const pp_matrix *w)
 {
 	bf16 *data;
 
-	if (w->bits == 16)
-		return w->data;
+	if (w->tiles == NULL)
+		return w->fp8 != NULL ? (const void *) w->fp8 : w->data;
 	data = (bf16 *) cuda_scratch(cu, CUDA_SCRATCH_EXPAND,
 	                             (size_t) w->n_rows * w->n_cols * sizeof(bf16));
 	if (data == NULL || cuda_check(cu, cuda_quant_expand(cu, data, w), "expand") != PP_OK)
@@ -214,6 +247,25 @@ skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w, const bf16 *bi
 	                     : cuda_quant_skinny(cu, out, x, w, bias16, n_tokens);
 }
 
+/* The activations for cuBLASLt: as they are, or in e4m3 with scales. NULL with a message. */
+static const void *
+inputs_of(pp_cuda *cu, const bf16 *x, const pp_matrix *w, uint32_t n_tokens, const float **scale)
+{
+	const size_t bytes = (size_t) n_tokens * w->n_cols; /* columns are a multiple of 16 */
+	uint8_t *x8;
+
+	*scale = NULL;
+	if (w->fp8 == NULL)
+		return x;
+	x8 = (uint8_t *) cuda_scratch(cu, CUDA_SCRATCH_FP8, bytes + n_tokens * sizeof(float));
+	if (x8 == NULL ||
+	    cuda_check(cu, cuda_fp8_rows(cu, x8, (float *) (x8 + bytes), x, n_tokens, w->n_cols),
+	               "fp8") != PP_OK)
+		return NULL;
+	*scale = (float *) (x8 + bytes);
+	return x8;
+}
+
 /* Runs a product by an algorithm. */
 static pp_result
 multiply(pp_cuda *cu, const blas_algo *algo, bf16 *out, const bf16 *x, const pp_matrix *w,
@@ -221,16 +273,18 @@ multiply(pp_cuda *cu, const blas_algo *algo, bf16 *out, const bf16 *x, const pp_
 {
 	const float one = 1.0f;
 	const float zero = 0.0f;
-	const bf16 *data = weights_of(cu, w);
+	const float *x_scale;
+	const void *data = weights_of(cu, w);
+	const void *from = inputs_of(cu, x, w, n_tokens, &x_scale);
 	blas_product p;
 	cublasStatus_t status = CUBLAS_STATUS_INTERNAL_ERROR;
 
-	if (data == NULL)
+	if (data == NULL || from == NULL)
 		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
-	if (describe(&p, w->n_rows, w->n_cols, n_tokens, bias16))
+	if (describe(&p, w, n_tokens, bias16, x_scale))
 		status =
-		    cublasLtMatmul(cu->blas->handle, p.op, &one, data, p.w, x, p.x, &zero, out, p.out, out,
-		                   p.out, &algo->algo, cu->blas->workspace, WORKSPACE, cu->stream);
+		    cublasLtMatmul(cu->blas->handle, p.op, &one, data, p.w, from, p.x, &zero, out, p.out,
+		                   out, p.out, &algo->algo, cu->blas->workspace, WORKSPACE, cu->stream);
 	forget(&p);
 	if (status == CUBLAS_STATUS_SUCCESS)
 		return cuda_launched(cu, "matmul");
@@ -348,7 +402,7 @@ skinny_tokens(pp_cuda *cu, const blas_algo *algo, const pp_matrix *w, const bf16
 	trial t = {algo, w, bias16, NULL, NULL, NULL, NULL};
 	uint32_t n = 8;
 
-	if (!cuda_skinny_takes(w) || cu->recording || !begin_trial(cu, &t) ||
+	if (w->fp8 != NULL || !cuda_skinny_takes(w) || cu->recording || !begin_trial(cu, &t) ||
 	    (!same_bits(cu, &t) && !cu->no_invariance))
 		return 0;
 	while (2 * n <= CUDA_SKINNY_MAX &&
@@ -373,7 +427,7 @@ algo_of(pp_cuda *cu, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16)
 	{
 		a = &blas->algos[i];
 		if (a->n_rows == w->n_rows && a->n_cols == w->n_cols && a->bits == w->bits &&
-		    a->n_tokens == chosen_for && a->bias == (bias16 != NULL))
+		    a->fp8 == (w->fp8 != NULL) && a->n_tokens == chosen_for && a->bias == (bias16 != NULL))
 			return a;
 	}
 	if (blas->n_algos == N_ALGOS)
@@ -386,9 +440,10 @@ algo_of(pp_cuda *cu, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16)
 	a->n_rows = w->n_rows;
 	a->n_cols = w->n_cols;
 	a->bits = w->bits;
+	a->fp8 = w->fp8 != NULL;
 	a->n_tokens = chosen_for;
 	a->bias = bias16 != NULL;
-	found = describe(&p, w->n_rows, w->n_cols, chosen_for, bias16) &&
+	found = describe(&p, w, chosen_for, bias16, w->scale) && /* any pointer will do here */
 	        choose(blas, &p, a, cu->no_invariance);
 	forget(&p);
 	if (!found)
@@ -400,6 +455,15 @@ algo_of(pp_cuda *cu, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16)
 	blas->n_algos++;
 	a->skinny_max = skinny_tokens(cu, a, w, bias16);
 	return a;
+}
+
+/* See cuda.cuh. */
+pp_result
+cuda_matmul_takes(pp_cuda *cu, const pp_matrix *w)
+{
+	if (algo_of(cu, w, 1, NULL) != NULL)
+		return PP_OK;
+	return cu->failed ? PP_E_DEVICE : PP_E_UNSUPPORTED;
 }
 
 /* Floats to bf16. */
@@ -464,8 +528,9 @@ static pp_result
 skinny_blocks(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w, const float *bias,
               const uint32_t *cols, uint32_t n_cols, uint32_t n_tokens)
 {
-	if (!cuda_skinny_takes(w))
-		return cuda_fail(cu, PP_E_UNSUPPORTED, "a head of %u columns", w->n_cols);
+	if (w->fp8 != NULL || !cuda_skinny_takes(w))
+		return cuda_fail(cu, PP_E_UNSUPPORTED, "a head of %u columns%s", w->n_cols,
+		                 w->fp8 != NULL ? " in fp8" : "");
 	for (uint32_t t = 0; t < n_tokens; t += CUDA_SKINNY_MAX)
 	{
 		uint32_t n = n_tokens - t < CUDA_SKINNY_MAX ? n_tokens - t : CUDA_SKINNY_MAX;

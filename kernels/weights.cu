@@ -3,7 +3,8 @@
  *
  *	in    parts of any block type, rows of whole blocks, host memory (the mapped file)
  *	out   parts of blocks: tiles of 4 or 8 bits (quant.cu). Other types, and PP_PREC_BF16:
- *	      [Σ n_rows, n_cols] bf16, nearest even of the value that the block type defines
+ *	      [Σ n_rows, n_cols] bf16, nearest even of the value that the block type defines; and
+ *	      PP_PREC_FP8: from there to e4m3 with a scale a row (fp8.cu)
  *	grid  bf16: a thread a weight; a part goes in pieces of STAGE_BYTES through one staging buffer
  *
  * The file's bytes cross the bus, not their expansion. Each value is computed in float as the block
@@ -60,7 +61,7 @@ convert(pp_cuda *cu, pp_matrix *m, size_t row, const uint8_t *stage, const block
 
 	if (n_weights == 0)
 		return PP_OK;
-	if (m->bits < 16)
+	if (m->tiles != NULL)
 		return cuda_check(cu,
 		                  cuda_quant_pack(cu, m, (uint32_t) row, stage, type->type,
 		                                  (uint32_t) n_rows, row_bytes),
@@ -135,6 +136,48 @@ allocate(pp_cuda *cu, pp_matrix *m)
 	           : cuda_check(cu, cudaMemsetAsync(m->tiles, 0, m->bytes, cu->stream), "weights");
 }
 
+/* Memory for e4m3 and scales, or bf16 where the shape is not for its tensor cores. */
+static pp_result
+allocate_fp8(pp_cuda *cu, pp_matrix *m)
+{
+	const size_t n_weights = (size_t) m->n_rows * m->n_cols;
+	pp_result result;
+
+	if (cu->arch < 89)
+		return cuda_fail(cu, PP_E_UNSUPPORTED,
+		                 "fp8 needs compute capability 8.9 or later, this card has %d.%d",
+		                 cu->arch / 10, cu->arch % 10);
+	if (m->n_cols % 16 != 0 || m->n_rows % 8 != 0)
+		return allocate(cu, m);
+	result = cuda_check(cu, cudaMalloc((void **) &m->fp8, n_weights + 16), "weights");
+	if (result != PP_OK)
+		return result;
+	m->bits = 8;
+	m->bytes = n_weights + m->n_rows * sizeof(float);
+	cu->bytes_weights += m->bytes;
+	result =
+	    cuda_check(cu, cudaMalloc((void **) &m->scale, m->n_rows * sizeof(float) + 16), "weights");
+	if (result == PP_OK && (result = cuda_matmul_takes(cu, m)) == PP_E_UNSUPPORTED)
+		cuda_fail(cu, result,
+		          "fp8: cuBLASLt has no product of %u x %u with a scale a row for compute "
+		          "capability %d.%d",
+		          m->n_rows, m->n_cols, cu->arch / 10, cu->arch % 10);
+	if (result == PP_OK) /* the parts are expanded to scratch first */
+		m->data = (bf16 *) cuda_scratch(cu, CUDA_SCRATCH_EXPAND, n_weights * sizeof(bf16));
+	return result == PP_OK && m->data == NULL ? PP_E_NOMEM : result;
+}
+
+/* From the expanded weights in scratch to e4m3, unless expanding failed. */
+static pp_result
+narrow_fp8(pp_cuda *cu, pp_matrix *m, pp_result result)
+{
+	if (result == PP_OK)
+		result = cuda_check(cu, cuda_fp8_rows(cu, m->fp8, m->scale, m->data, m->n_rows, m->n_cols),
+		                    "fp8");
+	m->data = NULL;
+	return result;
+}
+
 /* Allocates, then loads part after part. */
 pp_matrix *
 cuda_matrix_create(pp_backend *be, const pp_matrix_part *parts, uint32_t n_parts, uint32_t n_cols,
@@ -147,9 +190,9 @@ cuda_matrix_create(pp_backend *be, const pp_matrix_part *parts, uint32_t n_parts
 	uint8_t *stage;
 	pp_result result;
 
-	if (m == NULL || (precision != PP_PREC_NATIVE && precision != PP_PREC_BF16))
+	if (m == NULL || precision < PP_PREC_NATIVE)
 	{
-		cuda_fail(cu, PP_E_UNSUPPORTED, "this device multiplies in bf16 only");
+		cuda_fail(cu, PP_E_UNSUPPORTED, "this device multiplies in bf16 and fp8 only");
 		delete m;
 		return NULL;
 	}
@@ -158,14 +201,18 @@ cuda_matrix_create(pp_backend *be, const pp_matrix_part *parts, uint32_t n_parts
 	for (uint32_t i = 0; i < n_parts; i++)
 		stage_bytes = parts[i].row_bytes > stage_bytes ? parts[i].row_bytes : stage_bytes;
 	result = survey(cu, m, parts, n_parts, precision == PP_PREC_NATIVE);
-	stage = (uint8_t *) cuda_scratch(cu, CUDA_SCRATCH_BLAS, stage_bytes);
 	if (result == PP_OK)
-		result = stage != NULL ? allocate(cu, m) : PP_E_NOMEM;
+		result = precision == PP_PREC_FP8 ? allocate_fp8(cu, m) : allocate(cu, m);
+	stage = (uint8_t *) cuda_scratch(cu, CUDA_SCRATCH_BLAS, stage_bytes);
+	if (result == PP_OK && stage == NULL)
+		result = PP_E_NOMEM;
 	for (uint32_t i = 0; result == PP_OK && i < n_parts; i++)
 	{
 		result = load_part(cu, m, row, &parts[i], stage);
 		row += parts[i].n_rows;
 	}
+	if (m->fp8 != NULL)
+		result = narrow_fp8(cu, m, result);
 	if (result == PP_OK)
 		return m;
 	cuda_matrix_destroy(be, m);
@@ -178,9 +225,11 @@ cuda_matrix_destroy(pp_backend *be, pp_matrix *m)
 {
 	pp_cuda *cu = cuda_of(be);
 
-	if (m->data != NULL || m->tiles != NULL)
+	if (m->data != NULL || m->tiles != NULL || m->fp8 != NULL)
 		cu->bytes_weights -= m->bytes;
 	cudaFree(m->data);
+	cudaFree(m->fp8);
+	cudaFree(m->scale);
 	cudaFree(m->tiles);
 	cudaFree(m->forms);
 	cudaFree(m->bias16);

@@ -610,6 +610,77 @@ test_quant(void)
 	}
 }
 
+/*
+ * One shape in fp8 against the reference, whose quants are the same: what is left is the sum, which
+ * tensor cores keep to some 14 bits between promotions, and its rounding. Then rows alone.
+ */
+static void
+check_fp8(pp_matrix *m, const float *w, uint32_t n, uint32_t k)
+{
+	for (size_t s = 0; s < N_SIZES; s++)
+	{
+		const uint32_t t = sizes[s];
+		float *x = random_values((size_t) t * k);
+		buffer dev_x = put_acts(x, (size_t) t * k);
+		buffer out = make_buffer((size_t) t * n, be->act_bytes);
+		double *ref = doubles((size_t) t * n);
+		double largest = 1e-30;
+		float *all;
+		uint32_t n_different = 0;
+
+		CHECK_MSG(be->ops->matmul(be, out.at, dev_x.at, m, NULL, t) == PP_OK, "%s", be->message);
+		all = get(&out);
+		matmul_fp8_ref(ref, x, w, t, n, k);
+		for (size_t i = 0; i < (size_t) t * n; i++)
+			largest = fmax(largest, fabs(ref[i]));
+		compare("matmul in fp8", t, (size_t) n * 10000 + k, &out, ref, 0.05 * largest);
+		for (uint32_t r = 0; r < t; r += 1 + t / 7)
+		{
+			buffer one = make_buffer(n, be->act_bytes);
+			float *got;
+
+			CHECK(be->ops->matmul(be, one.at,
+			                      (const void *) ((uint8_t *) dev_x.at + r * k * be->act_bytes), m,
+			                      NULL, 1) == PP_OK);
+			got = get(&one);
+			n_different += memcmp(got, all + (size_t) r * n, n * sizeof(*got)) != 0;
+			CHECK(drop_buffer(&one));
+			free(got);
+		}
+		CHECK_MSG(n_different == 0, "fp8, %u x %u x %u: %u rows unlike alone", t, n, k,
+		          n_different);
+		CHECK(drop_buffer(&dev_x));
+		free(all);
+		free(x);
+	}
+}
+
+static void
+test_fp8(void)
+{
+	const uint32_t shapes[][2] = {{8, 16}, {64, 64}, {576, 576}, {1000, 1536}, {1024, 3072}};
+
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+	{
+		const uint32_t n = shapes[i][0];
+		const uint32_t k = shapes[i][1];
+		float *w = random_values((size_t) n * k);
+		pp_matrix_part part = {w, PP_F32, n, k * sizeof(float)};
+		pp_matrix *m = be->ops->matrix_create(be, &part, 1, k, PP_PREC_FP8);
+		bool refused = m == NULL && strstr(be->message, "compute capability") != NULL;
+
+		CHECK_MSG(m != NULL || refused, "%s", be->message);
+		if (m != NULL)
+		{
+			check_fp8(m, w, n, k);
+			be->ops->matrix_destroy(be, m);
+		}
+		free(w);
+		if (refused)
+			SKIP(be->message);
+	}
+}
+
 int
 main(void)
 {
@@ -630,6 +701,7 @@ main(void)
 	RUN(pool);
 	RUN(block_types);
 	RUN(quant);
+	RUN(fp8);
 	be->ops->destroy(be);
 	return test_summary("kernels");
 }

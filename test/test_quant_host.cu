@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <vector>
 
+#include <cuda_fp8.h>
+
 #include "test.h"
 
 extern "C"
@@ -287,6 +289,53 @@ test_mixed()
 	drop_sample(&s);
 }
 
+/* Rows to e4m3: quants and scales are the reference's to the bit. */
+static void
+check_fp8(uint32_t n_rows, uint32_t n_cols, float size)
+{
+	std::vector<bf16> x = random_acts((size_t) n_rows * n_cols);
+	std::vector<float> wide;
+	std::vector<uint8_t> q((size_t) n_rows * n_cols + 8, 0x55);
+	std::vector<float> scale(n_rows + 1, -7.0f);
+	uint32_t n_different = 0;
+
+	for (bf16 &e : x)
+	{
+		e = __float2bfloat16(__bfloat162float(e) * size);
+		wide.push_back(__bfloat162float(e));
+	}
+	REQUIRE(cuda_fp8_rows(&cu, q.data(), scale.data(), x.data(), n_rows, n_cols) == cudaSuccess);
+	for (uint32_t r = 0; r < n_rows; r++)
+	{
+		const float *row = &wide[(size_t) r * n_cols];
+		float want_scale;
+		float factor = fp8_factor_ref(row, n_cols, &want_scale);
+
+		n_different += scale[r] != want_scale;
+		for (uint32_t i = 0; i < n_cols; i++)
+		{
+			__nv_fp8_e4m3 got;
+
+			got.__x = q[(size_t) r * n_cols + i];
+			n_different += (double) (float) got != e4m3_ref(row[i] * factor);
+		}
+	}
+	for (size_t i = (size_t) n_rows * n_cols; i < q.size(); i++)
+		n_different += q[i] != 0x55;
+	n_different += scale[n_rows] != -7.0f;
+	CHECK_MSG(n_different == 0, "fp8 of %u x %u: %u differ", n_rows, n_cols, n_different);
+}
+
+static void
+test_fp8()
+{
+	const uint32_t n_cols[] = {8, 16, 1016, 1024, 1032, 4096};
+
+	for (uint32_t i = 0; i < 6; i++)
+		for (uint32_t n_rows = 0; n_rows < 4; n_rows++)
+			check_fp8(n_rows, n_cols[i], i % 3 == 0 ? 0.0f : i % 3 == 1 ? 1.0f : 1e5f);
+}
+
 /* The reference of the product agrees with what the tests above sum up themselves. */
 static void
 test_reference()
@@ -321,6 +370,7 @@ main()
 	RUN(reference);
 	RUN(products);
 	RUN(mixed);
+	RUN(fp8);
 	RUN(deep);
 	return test_summary("quant_host");
 }

@@ -170,6 +170,7 @@ matrix_reserve(pp_matrix *m, const pp_matrix_part *parts, uint32_t n_parts)
 			m->n_parts = n_parts;
 			return m->parts != NULL;
 		case PP_PREC_BF16:
+		case PP_PREC_FP8:
 			break; /* refused by matrix_create */
 	}
 	return false;
