@@ -147,7 +147,7 @@ allocate_fp8(pp_cuda *cu, pp_matrix *m)
 		return cuda_fail(cu, PP_E_UNSUPPORTED,
 		                 "fp8 needs compute capability 8.9 or later, this card has %d.%d",
 		                 cu->arch / 10, cu->arch % 10);
-	if (m->n_cols % 16 != 0 || m->n_rows % 8 != 0)
+	if (m->n_cols % 16 != 0 || m->n_rows % 16 != 0)
 		return allocate(cu, m);
 	result = cuda_check(cu, cudaMalloc((void **) &m->fp8, n_weights + 16), "weights");
 	if (result != PP_OK)

@@ -658,7 +658,7 @@ check_fp8(pp_matrix *m, const float *w, uint32_t n, uint32_t k)
 static void
 test_fp8(void)
 {
-	const uint32_t shapes[][2] = {{8, 16}, {64, 64}, {576, 576}, {1000, 1536}, {1024, 3072}};
+	const uint32_t shapes[][2] = {{64, 64}, {16, 16}, {576, 576}, {1008, 1536}, {1024, 3072}};
 
 	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
 	{
@@ -667,7 +667,7 @@ test_fp8(void)
 		float *w = random_values((size_t) n * k);
 		pp_matrix_part part = {w, PP_F32, n, k * sizeof(float)};
 		pp_matrix *m = be->ops->matrix_create(be, &part, 1, k, PP_PREC_FP8);
-		bool refused = m == NULL && strstr(be->message, "compute capability") != NULL;
+		bool refused = i == 0 && m == NULL && strstr(be->message, "compute capability") != NULL;
 
 		CHECK_MSG(m != NULL || refused, "%s", be->message);
 		if (m != NULL)
