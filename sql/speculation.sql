@@ -279,6 +279,20 @@ SELECT check_answer('SELECT id FROM sale WHERE doubled(quantity) > 2');
 CREATE OR REPLACE FUNCTION doubled(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 3 * $1; END';
 SELECT check_answer('SELECT id FROM sale WHERE doubled(quantity) > 2');
 
+-- WITH items that nothing reads any more are not planned
+CREATE FUNCTION planned_ctes(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE plan text;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT json, COSTS off) ' || query INTO plan;
+    RETURN coalesce((SELECT string_agg(m[1], ', ') FROM regexp_matches(plan, '"Subplan Name": "(CTE \w+)"', 'g') m), 'none');
+END $$;
+SELECT prepack.materialize($$WITH r AS (SELECT day, sum(quantity) AS q FROM sale GROUP BY day)
+    SELECT day FROM r WHERE q = (SELECT max(q) FROM r)$$) > 0 AS built;
+SELECT check_answer($$WITH r AS (SELECT day, sum(quantity) AS q FROM sale GROUP BY day)
+    SELECT day FROM r WHERE q = (SELECT max(q) FROM r)$$);
+SELECT planned_ctes($$WITH r AS (SELECT day, sum(quantity) AS q FROM sale GROUP BY day)
+    SELECT day FROM r WHERE q = (SELECT max(q) FROM r)$$);
+
 -- indexes: a large superset has them on the columns that edits compare
 CREATE TABLE big AS SELECT i AS id, i % 30000 AS k FROM generate_series(1, 60000) i; ANALYZE big;
 GRANT SELECT ON big TO regress_speculator;
@@ -310,6 +324,6 @@ SET prepack.use_speculation = off;
 SELECT answered_by('SELECT id FROM sale WHERE doubled(quantity) > 2');
 
 DROP TABLE sale, customer, emptied, parent, child, part, tenant, big CASCADE;
-DROP FUNCTION scans, answered_by, check_answer, rows_of, fresh, doubled; DROP SEQUENCE counter;
+DROP FUNCTION scans, planned_ctes, answered_by, check_answer, rows_of, fresh, doubled; DROP SEQUENCE counter;
 REVOKE ALL ON SCHEMA prepack FROM regress_speculator, regress_other;
 DROP OWNED BY regress_speculator, regress_other; DROP ROLE regress_speculator, regress_other;

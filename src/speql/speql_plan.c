@@ -154,6 +154,56 @@ typedef struct Walk
 
 static Query *replace_all(Finder *f, Query *block, List *ancestors);
 
+/* One WITH item and its readers. */
+typedef struct Readers
+{
+	const CommonTableExpr *cte;
+	int depth; /* of queries below the one with the WITH */
+	int n;
+} Readers;
+
+/* Counts what reads a WITH item, itself aside. */
+static bool
+readers_walker(Node *node, void *arg)
+{
+	Readers *r = arg;
+	ListCell *lc;
+	bool result;
+
+	if (node == NULL || node == (Node *) r->cte)
+		return false;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, readers_walker, arg);
+	foreach (lc, castNode(Query, node)->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		r->n += rte->rtekind == RTE_CTE && (int) rte->ctelevelsup == r->depth &&
+		        strcmp(rte->ctename, r->cte->ctename) == 0;
+	}
+	r->depth++;
+	result = query_tree_walker(castNode(Query, node), readers_walker, arg, 0);
+	r->depth--;
+	return result;
+}
+
+/* Takes off the WITH items that nothing reads any more, the last first: they read those before. */
+static void
+drop_unread(Query *block)
+{
+	for (int i = list_length(block->cteList) - 1; i >= 0; i--)
+	{
+		CommonTableExpr *cte = list_nth_node(CommonTableExpr, block->cteList, i);
+		Readers r = {.cte = cte};
+
+		(void) readers_walker((Node *) block, &r);
+		if (r.n == 0)
+			block->cteList = list_delete_nth_cell(block->cteList, i);
+		else if (!cte->cterecursive)
+			cte->cterefcount = r.n;
+	}
+}
+
 /* Replaces the queries in subquery expressions. */
 static bool
 sublink_walker(Node *node, void *arg)
@@ -197,6 +247,7 @@ replace_all(Finder *f, Query *block, List *ancestors)
 	}
 	(void) query_tree_walker(block, sublink_walker, &walk,
 	                         QTW_IGNORE_RANGE_TABLE | QTW_IGNORE_CTE_SUBQUERIES);
+	drop_unread(block);
 	return block;
 }
 
