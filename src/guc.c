@@ -8,7 +8,9 @@
 #include "prepack.h"
 
 #include <limits.h>
+#include <sys/resource.h>
 
+#include "miscadmin.h"
 #include "utils/guc.h"
 
 #include "endpoints.h"
@@ -18,6 +20,7 @@
 #define PP_CPU_THREADS_MAX 1024
 #define PP_CONTEXT_MAX     (1 << 24)
 #define PP_SPECULATORS_MAX 64
+#define BACKGROUND_NICE    10 /* about a tenth of a processor that others want */
 
 bool pp_enabled = true;
 char *pp_model = NULL;
@@ -43,6 +46,8 @@ int pp_max_context = 0;
 char *pp_model_directory = NULL;
 int pp_max_speculators = 2;
 char *pp_test_fault = NULL;
+
+static bool pp_background = false;
 
 static const struct config_enum_entry on_error_options[] = {{"error", PP_ON_ERROR_ERROR, false},
                                                             {"null", PP_ON_ERROR_NULL, false},
@@ -91,6 +96,14 @@ define_user_settings(void)
 	                         NULL, &pp_use_speculation, true, PGC_USERSET, 0, NULL, NULL, NULL);
 }
 
+/* Lowers the priority of a background worker, for good. */
+static void
+assign_background(bool value, void *extra)
+{
+	if (value && MyBackendType == B_BG_WORKER)
+		(void) setpriority(PRIO_PROCESS, 0, BACKGROUND_NICE);
+}
+
 /* Settings of the administrator that take effect at once. */
 static void
 define_admin_settings(void)
@@ -102,6 +115,12 @@ define_admin_settings(void)
 	DefineCustomStringVariable("prepack.allowed_models",
 	                           "Models that may be used, comma-separated; empty: all.", NULL,
 	                           &pp_allowed_models, "", PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("prepack.background",
+	                         "Set in speculation workers: they, and the parallel workers that they "
+	                         "start, leave the processors to others.",
+	                         NULL, &pp_background, false, PGC_SUSET,
+	                         GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL,
+	                         assign_background, NULL);
 	DefineCustomIntVariable("prepack.speculation_log_min_duration",
 	                        "Logs speculative work that takes this long; −1: none.", NULL,
 	                        &pp_speculation_log_min_duration, -1, -1, INT_MAX, PGC_SUSET,

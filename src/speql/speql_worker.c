@@ -691,6 +691,7 @@ start(Speculator *s, int session)
 	before_shmem_exit(on_exit_speculator, Int32GetDatum(session));
 	speql_feed_identity(session, &dbid, &login, &roleid);
 	BackgroundWorkerInitializeConnectionByOid(dbid, login, 0);
+	SetConfigOption("prepack.background", "on", PGC_SUSET, PGC_S_OVERRIDE);
 	become(login, roleid);
 	s->session = session;
 	s->ms_per_cost = FIRST_MS_PER_COST;
