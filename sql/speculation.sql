@@ -284,7 +284,8 @@ CREATE FUNCTION planned_ctes(query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE plan text;
 BEGIN
     EXECUTE 'EXPLAIN (FORMAT json, COSTS off) ' || query INTO plan;
-    RETURN coalesce((SELECT string_agg(m[1], ', ') FROM regexp_matches(plan, '"Subplan Name": "(CTE \w+)"', 'g') m), 'none');
+    RETURN coalesce((SELECT string_agg(m[1], ', ') FROM regexp_matches(plan, '"Subplan Name": "(CTE \w+)"', 'g') m),
+        'none');
 END $$;
 SELECT prepack.materialize($$WITH r AS (SELECT day, sum(quantity) AS q FROM sale GROUP BY day)
     SELECT day FROM r WHERE q = (SELECT max(q) FROM r)$$) > 0 AS built;

@@ -210,7 +210,8 @@ def main():
         met = "" if not goal else "yes" if figure <= goal else "no"
         ratio = f"{figure / of_peer:.3f}" if of_peer else ""
         print(f"{work:45} {figure:>10.2f} {unit:3} {f'<= {goal:.4g}' if goal else '':>12}  {met}")
-        lines.append(f"{work}\t{figure:.3f}\t{unit}\t{peer}\t{of_peer}\t{ratio}\t{f'<= {goal:.4g}' if goal else ''}\t{met}")
+        limit = f"<= {goal:.4g}" if goal else ""
+        lines.append("\t".join([work, f"{figure:.3f}", unit, peer, str(of_peer), ratio, limit, met]))
     if args.out:
         with open(args.out, "a", encoding="utf-8") as out:
             out.write("\n".join(lines) + "\n")
