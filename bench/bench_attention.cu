@@ -127,6 +127,9 @@ main()
 	bench("skewed 64, median 128", 32, 8, 128, true, 80, skewed(64, 128));
 	bench("skewed 32, median 160", 32, 8, 128, true, arch, skewed(32, 160));
 	bench("causal 64 x 60 behind 240", 16, 8, 128, true, arch, list(64, {60, 240}));
+	bench("64 x 60 and a trie behind 240", 16, 8, 128, true, arch, list(64, {64, 240, 4}));
+	bench("64 tries of 4 behind 300", 16, 8, 128, true, arch, list(64, {4, 300, 4}));
+	bench("64 tries of 40 behind 300", 16, 8, 128, true, arch, list(64, {40, 300, 40}));
 	bench("encoder 256 x 60", 12, 12, 32, false, arch, list(256, {60, 0}));
 	bench("encoder 1 x 8192", 16, 16, 128, false, arch, list(1, {8192, 0}));
 	bench("decode 64 behind 1023", 32, 8, 128, true, arch, list(64, {1, 1023}));

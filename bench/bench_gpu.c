@@ -12,7 +12,8 @@
  * pass and computes the logits of each last token; "padded", "sorted" the same with every prompt as
  * long as the longest (of its group of eight); "decode1", "decode64" are streams behind 128 and
  * 1,024 tokens; "label" scores rows of 300 tokens by four columns; "shared" rows of 60 tokens
- * behind 240 in common; "embed" encodes rows of 60 tokens. --ops times single products instead.
+ * behind 240 in common; "trie" the same rows with a label trie of four nodes; "embed" encodes rows
+ * of 60 tokens. --ops times single products instead.
  */
 #include <math.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@
 #define N_RUNS     7
 #define N_WARM     2
 #define N_LABELS   4u
+#define N_TRIE     4u
 #define N_MIX      32u
 
 typedef struct shape
@@ -293,6 +295,34 @@ add_segment(bench *b, uint32_t n_past, uint32_t n_new, uint32_t n_shared)
 	b->rows[batch->n_rows++] = batch->n_tokens - 1;
 }
 
+/*
+ * Adds a trie behind the segment before, on its pages: two chains of a root; all rows are wanted.
+ */
+static void
+add_trie(bench *b)
+{
+	static const int32_t parents[N_TRIE] = {-1, 0, 0, 1};
+	static const uint32_t depths[N_TRIE] = {0, 1, 1, 2};
+	llm_batch *batch = &b->batch;
+	const pp_segment *chain = &b->segs[batch->n_segs - 1];
+	pp_segment trie = {.first_token = batch->n_tokens,
+	                   .n_new = N_TRIE,
+	                   .n_past = chain->n_past + chain->n_new,
+	                   .pages = chain->pages,
+	                   .parent = parents};
+
+	if (batch->n_tokens + N_TRIE > MAX_TOKENS || batch->n_segs == MAX_SEGS ||
+	    batch->n_rows + N_TRIE > MAX_ROWS || trie.n_past % b->page_tokens + N_TRIE > b->page_tokens)
+		fail("trie", "too large");
+	b->segs[batch->n_segs++] = trie;
+	for (uint32_t i = 0; i < N_TRIE; i++)
+	{
+		b->tokens[batch->n_tokens] = (int32_t) i;
+		b->pos[batch->n_tokens] = trie.n_past + depths[i];
+		b->rows[batch->n_rows++] = batch->n_tokens++;
+	}
+}
+
 /* One pass and its head: all logits' log-sum-exp, or some columns alone. */
 static void
 run_pass(bench *b, bool all)
@@ -424,7 +454,8 @@ work_decode(bench *b, const char *name, uint32_t n_streams, uint32_t n_past)
 
 /* Rows scored by a few columns; n_shared tokens of them in common. */
 static void
-work_label(bench *b, const char *name, uint32_t n_shared, uint32_t n_own, uint32_t n_rows)
+work_label(bench *b, const char *name, uint32_t n_shared, uint32_t n_own, uint32_t n_rows,
+           bool trie)
 {
 	uint32_t n_whole = n_shared / b->page_tokens;
 	double seconds[N_RUNS];
@@ -445,9 +476,11 @@ work_label(bench *b, const char *name, uint32_t n_shared, uint32_t n_own, uint32
 		{
 			add_segment(b, n_shared, n_own, n_whole);
 			if (n_shared % b->page_tokens > 0 &&
-			    b->be->ops->kv_copy(b->be, b->segs[i].pages[n_whole], n_whole,
+			    b->be->ops->kv_copy(b->be, b->segs[b->batch.n_segs - 1].pages[n_whole], n_whole,
 			                        n_shared % b->page_tokens) != PP_OK)
 				fail("copy", b->be->message);
+			if (trie)
+				add_trie(b);
 		}
 		run_pass(b, false);
 		seconds[r] = now() - start;
@@ -545,9 +578,11 @@ run_shape(bench *b, const shape *s, const char *work)
 	if (!s->encoder && wanted(work, "decode64"))
 		work_decode(b, "decode64", 64, 1024);
 	if (!s->encoder && s->d <= 1536 && wanted(work, "label"))
-		work_label(b, "label", 0, 300, 54);
+		work_label(b, "label", 0, 300, 54, false);
 	if (!s->encoder && s->d <= 1536 && wanted(work, "shared"))
-		work_label(b, "shared", 240, 60, 272);
+		work_label(b, "shared", 240, 60, 272, false);
+	if (!s->encoder && s->d <= 1536 && wanted(work, "trie"))
+		work_label(b, "trie", 240, 60, 204, true);
 	if (s->encoder && wanted(work, "embed"))
 		work_embed(b, 60, 512);
 	fflush(stdout);

@@ -1,9 +1,9 @@
 /*
  * attention.cu: the attention op: finds keys and values, hands each work list to its kernel.
  *
- * The lists were made when the pass began (plan.cu): chains of more than a few tokens go to
- * attention_prefill.cu, short ones to attention_decode.cu, trees and head sizes that neither has to
- * attention_simple.cu. All three may be in one pass.
+ * The lists were made when the pass began (plan.cu): more than a few tokens go to
+ * attention_prefill.cu, few to attention_decode.cu, chains and trees alike; what neither has goes
+ * to attention_simple.cu. All three may be in one pass.
  */
 #include "cuda.cuh"
 

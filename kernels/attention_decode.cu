@@ -112,11 +112,40 @@ load_piece(bf16 *ring, uint32_t n_ring, uint32_t n, const decode_part &part, con
 	attn_commit();
 }
 
+/* Hides what the rows do not see among the warp's quarter of the columns. */
+template <int D>
+static __device__ __forceinline__ void
+hide(float (&s)[2 * decode_shape<D>::HALVES][4], const decode_rows<D> &x, const cuda_plan &plan,
+     const cuda_attention &a, const attn_tile &t, uint32_t s0)
+{
+	const uint32_t lane = threadIdx.x % 32;
+	const uint32_t slot = s0 + threadIdx.x / 32 * 16 + lane % 4 * 2;
+	const bool tree = t.tree && s0 + ATTN_STEP(D) > t.n_past;
+	attn_kin kin[2] = {attn_kin(), attn_kin()};
+
+#pragma unroll
+	for (int h = 0; h < 2; h++)
+		if (tree)
+			kin[h] = attn_row_kin(plan, a.attn, t, t.row0 + lane / 4 + 8 * h);
+#pragma unroll
+	for (int b = 0; b < 2 * decode_shape<D>::HALVES; b++)
+#pragma unroll
+		for (int c = 0; c < 4; c++)
+		{
+			uint32_t key = slot + b / 2 * 64 + b % 2 * 8 + c % 2;
+
+			if ((key < x.see[c / 2].lo || key >= x.see[c / 2].hi) &&
+			    !(tree && attn_is_kin(kin[c / 2], key)))
+				s[b][c] = -INFINITY;
+		}
+}
+
 /* From the scores of the warp's quarter to weights in shared memory. */
 template <int D>
 static __device__ __forceinline__ void
 weigh(float (&s)[2 * decode_shape<D>::HALVES][4], decode_rows<D> &x, decode_shared<D> *sh,
-      uint32_t s0, const attn_scale &scale)
+      const cuda_plan &plan, const cuda_attention &a, const attn_tile &t, uint32_t s0,
+      const attn_scale &scale)
 {
 	constexpr int NB = 2 * decode_shape<D>::HALVES;
 	const uint32_t lane = threadIdx.x % 32;
@@ -125,16 +154,7 @@ weigh(float (&s)[2 * decode_shape<D>::HALVES][4], decode_rows<D> &x, decode_shar
 
 	if (scale.inner != 0.0f)
 		attn_cap<NB>(s, scale.inner);
-#pragma unroll
-	for (int b = 0; b < NB; b++)
-#pragma unroll
-		for (int c = 0; c < 4; c++)
-		{
-			uint32_t key = s0 + b / 2 * 64 + warp * 16 + b % 2 * 8 + lane % 4 * 2 + c % 2;
-
-			if (key < x.see[c / 2].lo || key >= x.see[c / 2].hi)
-				s[b][c] = -INFINITY;
-		}
+	hide<D>(s, x, plan, a, t, s0);
 	attn_row_max<NB>(s, max);
 	if (lane % 4 == 0)
 		for (int h = 0; h < 2; h++)
@@ -211,8 +231,8 @@ find_part(const cuda_plan &plan, const cuda_attention &a, const attn_tile &t, co
 /* Walks the steps of a part through the ring. */
 template <int D, int RING>
 static __device__ __forceinline__ void
-walk_part(const cuda_attention &a, const attn_tile &t, const decode_part &part, bf16 *ring,
-          decode_rows<D> &x, decode_shared<D> *sh)
+walk_part(const cuda_plan &plan, const cuda_attention &a, const attn_tile &t,
+          const decode_part &part, bf16 *ring, decode_rows<D> &x, decode_shared<D> *sh)
 {
 	constexpr int HALVES = decode_shape<D>::HALVES;
 	const attn_scale scale = attn_scale_of(a.attn);
@@ -240,7 +260,8 @@ walk_part(const cuda_attention &a, const attn_tile &t, const decode_part &part, 
 			else
 				sum_piece<D>(x, sh, tile, piece - HALVES);
 			if (piece == HALVES - 1)
-				weigh<D>(s, x, sh, part.start + n0 / (2 * HALVES) * ATTN_STEP(D), scale);
+				weigh<D>(s, x, sh, plan, a, t, part.start + n0 / (2 * HALVES) * ATTN_STEP(D),
+				         scale);
 		}
 	}
 	attn_wait<0>();
@@ -316,14 +337,13 @@ __launch_bounds__(THREADS, D > 128 ? 2 : 4) decode_kernel(cuda_plan plan, cuda_a
 	attn_begin(x.state);
 #pragma unroll
 	for (int h = 0; h < 2; h++)
-		x.see[h] =
-		    attn_row_range(a.attn, t, plan.segs[t.seg].n_new, row0 + threadIdx.x % 32 / 4 + 8 * h);
+		x.see[h] = attn_row_range(plan, a.attn, t, row0 + threadIdx.x % 32 / 4 + 8 * h);
 #pragma unroll
 	for (int i = 0; i < decode_rows<D>::PAIRS; i++)
 #pragma unroll
 		for (int c = 0; c < 8; c++)
 			x.o[i][c / 4][c % 4] = 0.0f;
-	walk_part<D, RING>(a, t, part, decode_ring, x, &shared);
+	walk_part<D, RING>(plan, a, t, part, decode_ring, x, &shared);
 	write_rows<D>(a, t, item.partial, x, &shared);
 }
 

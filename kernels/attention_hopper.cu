@@ -81,7 +81,7 @@ fetch_step(bf16 *to, const CUtensorMap *map, uint64_t *bar, const cuda_plan &pla
 	{
 		/* a step may reach beyond the last page: that one comes twice, and is masked */
 		uint32_t p = s0 / PP_CUDA_PAGE + half;
-		uint32_t page = attn.causal ? plan.pages[t.page0 + (p < last ? p : last)] : 0;
+		uint32_t page = attn.causal ? plan.words[t.page0 + (p < last ? p : last)] : 0;
 		uint32_t row = attn.causal ? 0 : t.first_token + s0 + half * 64;
 		uint32_t head = t.kv_head + (attn.causal && v ? attn.n_kv_heads : 0);
 
@@ -276,7 +276,8 @@ fold_part(hopper_shared<D> *sh, hopper_rows<D> &x, const float (&max)[2], const 
 /* From scores to weights. */
 template <int D>
 static __device__ __forceinline__ void
-weigh_step(hopper_rows<D> &x, uint32_t s0, const attn_scale &scale, float (&shrink)[2])
+weigh_step(hopper_rows<D> &x, const cuda_plan &plan, const cuda_attention &a, const attn_tile &t,
+           uint32_t s0, const attn_scale &scale, float (&shrink)[2])
 {
 	float max[2];
 	bool inside = true;
@@ -286,7 +287,10 @@ weigh_step(hopper_rows<D> &x, uint32_t s0, const attn_scale &scale, float (&shri
 #pragma unroll
 	for (int h = 0; h < 2; h++)
 		inside = inside && x.see[h].lo <= s0 && s0 + STEP <= x.see[h].hi;
-	if (!inside)
+	if (!inside && t.tree)
+		attn_mask_tree<STEP / 8>(x.s, x.see, plan, a.attn, t, t.row0 + x.row,
+		                         s0 + 2 * (threadIdx.x % 4));
+	else if (!inside)
 		attn_mask<STEP / 8>(x.s, x.see, s0 + 2 * (threadIdx.x % 4));
 	attn_row_max<STEP / 8>(x.s, max);
 	attn_weights<STEP / 8, false>(x.s, x.state, max, shrink, scale.factor);
@@ -332,8 +336,8 @@ take_values(hopper_shared<D> *sh, hopper_rows<D> &x, const attn_tile &t, bool ca
 /* All steps of a tile but the last product's end. */
 template <int D>
 static __device__ __forceinline__ void
-walk_keys(hopper_shared<D> *sh, hopper_rows<D> &x, const attn_tile &t, const cuda_attention &a,
-          ring_at *at)
+walk_keys(hopper_shared<D> *sh, hopper_rows<D> &x, const attn_tile &t, const cuda_plan &plan,
+          const cuda_attention &a, ring_at *at)
 {
 	const attn_scale scale = attn_scale_of(a.attn);
 	const uint32_t q = (uint32_t) __cvta_generic_to_shared(sh->q + x.group * 64 * 64);
@@ -348,7 +352,7 @@ walk_keys(hopper_shared<D> *sh, hopper_rows<D> &x, const attn_tile &t, const cud
 	wgmma_wait<0>();
 	hold(x.s);
 	give_back(&sh->k_empty[at->i]);
-	weigh_step<D>(x, start, scale, shrink);
+	weigh_step<D>(x, plan, a, t, start, scale, shrink);
 	pack_step<D>(x);
 	before = *at;
 	ring_next(at);
@@ -375,7 +379,7 @@ walk_keys(hopper_shared<D> *sh, hopper_rows<D> &x, const attn_tile &t, const cud
 			}
 			attn_begin(x.state);
 		}
-		weigh_step<D>(x, s0, scale, shrink);
+		weigh_step<D>(x, plan, a, t, s0, scale, shrink);
 		wgmma_wait<0>();
 		hold(x.o);
 		give_back(&sh->v_empty[before.i]);
@@ -403,8 +407,6 @@ template <int D>
 static __device__ __forceinline__ void
 begin_rows(hopper_rows<D> &x, const cuda_plan &plan, const pp_attn &attn, const attn_tile &t)
 {
-	const uint32_t n_new = plan.segs[t.seg].n_new;
-
 	attn_begin(x.state);
 	x.aside = false;
 #pragma unroll
@@ -412,7 +414,7 @@ begin_rows(hopper_rows<D> &x, const cuda_plan &plan, const pp_attn &attn, const 
 	{
 		x.total.max[h] = -INFINITY;
 		x.total.sum[h] = 0.0f;
-		x.see[h] = attn_row_range(attn, t, n_new, t.row0 + x.row + 8 * h);
+		x.see[h] = attn_row_range(plan, attn, t, t.row0 + x.row + 8 * h);
 	}
 #pragma unroll
 	for (int b = 0; b < D / 8; b++)
@@ -445,7 +447,7 @@ compute(hopper_shared<D> *sh, const cuda_plan &plan, const cuda_attention &a)
 		if (t.n_rows == 0)
 			break;
 		begin_rows<D>(x, plan, a.attn, t);
-		walk_keys<D>(sh, x, t, a, &at);
+		walk_keys<D>(sh, x, t, plan, a, &at);
 #pragma unroll
 		for (int h = 0; h < 2; h++)
 			sum[h] = attn_row_sum(x.state, h);

@@ -32,7 +32,7 @@ attn_source_of(const cuda_plan &plan, const cuda_attention &a, const attn_tile &
 	attn_source s;
 
 	s.end = t.key1;
-	s.pages = plan.pages + t.page0;
+	s.pages = plan.words + t.page0;
 	if (a.attn.causal)
 	{
 		s.base = a.kv + cuda_kv_at(n_kv, dh, 0, v, t.kv_head);

@@ -1,6 +1,6 @@
 /*
- * attention_prefill.cu: attention of chains of any length on tensor cores, for every card from
- * sm_80 on.
+ * attention_prefill.cu: attention of chains of any length, and of trees behind them, on tensor
+ * cores, for every card from sm_80 on.
  *
  *	out[t, h] = Σ_s p_s v_s,  p = softmax over the slots s that token t sees of scale · q·k_s
  *
@@ -15,6 +15,10 @@
  *
  * Sequences longer than ATTN_SPLIT keep their finished parts in a.partial: a tile of floats for
  * each block of the grid, each thread its own.
+ *
+ * A label trie (arXiv 2305.09781 has trees of drafts) is a few rows more of its prompt's tiles:
+ * they read the prompt's keys once for both, and the bits of cuda_seg hide from a row what is not
+ * kin.
  *
  * On cards with sm_90a heads of 64 and 128 go to attention_hopper.cu, with the same bits.
  */
@@ -195,8 +199,8 @@ write_rows(const cuda_attention &a, const attn_tile &t, prefill_rows<D> &x, cons
 /* Scores to weights, and what was summed before to the new maximum. */
 template <int D>
 static __device__ __forceinline__ void
-weigh_step(float (&s)[ATTN_STEP(D) / 8][4], prefill_rows<D> &x, uint32_t s0,
-           const attn_scale &scale)
+weigh_step(float (&s)[ATTN_STEP(D) / 8][4], prefill_rows<D> &x, const cuda_plan &plan,
+           const cuda_attention &a, const attn_tile &t, uint32_t s0, const attn_scale &scale)
 {
 	constexpr int NB = ATTN_STEP(D) / 8;
 	const uint32_t slot = s0 + 2 * (threadIdx.x % 4);
@@ -209,7 +213,13 @@ weigh_step(float (&s)[ATTN_STEP(D) / 8][4], prefill_rows<D> &x, uint32_t s0,
 	for (int h = 0; h < 2; h++)
 		inside = inside && x.see[h].lo <= s0 && s0 + ATTN_STEP(D) <= x.see[h].hi;
 	if (!__all_sync(0xffffffffu, inside))
-		attn_mask<NB>(s, x.see, slot);
+	{
+		if (t.tree)
+			attn_mask_tree<NB>(s, x.see, plan, a.attn, t,
+			                   t.row0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, slot);
+		else
+			attn_mask<NB>(s, x.see, slot);
+	}
 	attn_row_max<NB>(s, max);
 	attn_weights<NB, false>(s, x.state, max, shrink, scale.factor);
 #pragma unroll
@@ -251,7 +261,7 @@ begin_rows(prefill_rows<D> &x, const cuda_plan &plan, const cuda_attention &a, c
 
 		x.total.max[h] = -INFINITY;
 		x.total.sum[h] = 0.0f;
-		x.see[h] = attn_row_range(a.attn, t, plan.segs[t.seg].n_new, t.row0 + r);
+		x.see[h] = attn_row_range(plan, a.attn, t, t.row0 + r);
 	}
 #pragma unroll
 	for (int b = 0; b < D / 8; b++)
@@ -309,7 +319,7 @@ do_tile(const cuda_plan &plan, const cuda_attention &a, const attn_tile &t, bf16
 			load_step<D>(keys, k, s0 + shape::STEP);
 		else
 			attn_commit();
-		weigh_step<D>(s, x, s0, scale);
+		weigh_step<D>(s, x, plan, a, t, s0, scale);
 		attn_wait<1>();
 		__syncthreads(); /* values are here */
 		sum_step<D>(x, s, values, t.key1 - s0);
@@ -400,6 +410,17 @@ cuda_prefill_takes(const pp_cuda *cu, const pp_attn *attn)
 		return false;
 	return cuda_hopper_takes(cu, attn) ||
 	       (cu->arch >= 80 && (d == 32 || d == 64 || d == 80 || d == 96));
+}
+
+/* See cuda.cuh: tiles of attention_hopper.cu have 128 rows. */
+bool
+cuda_prefill_joins(const pp_attn *attn, uint32_t n_chain, uint32_t n_tree)
+{
+	const uint32_t group = attn->n_heads / attn->n_kv_heads;
+	const uint32_t queries = n_chain % ATTN_Q_BLOCK;
+	const uint32_t room = (128 - queries * group % 128) % 128;
+
+	return queries + n_tree <= ATTN_Q_BLOCK && n_tree * group <= room;
 }
 
 /* Blocks of ATTN_Q_BLOCK queries. */

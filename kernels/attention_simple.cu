@@ -1,17 +1,15 @@
 /*
- * attention_simple.cu: attention of single queries by plain loads: trees, and head sizes that the
- * tensor core kernels do not have.
+ * attention_simple.cu: attention of single queries by plain loads: head sizes that the tensor core
+ * kernels do not have, and trees deeper than a layer's window.
  *
  *	out[t, h] = Σ_s p_s v_s,  p = softmax over the slots s that token t sees of scale · q·k_s
  *
  * One item is one query token. A warp takes one head of it: each lane computes the scores of every
  * 32nd slot, with the query in shared memory; the softmax is taken block by block of 32 slots
  * (online, arXiv 1805.02867), and each lane sums its own columns of v. A token of a tree sees the
- * history, its ancestors and itself: the ancestors stand as bits in shared memory, one for each
- * token of the segment, up to
- * PP_CUDA_TREE_MAX.
+ * history and its kin (cuda_seg).
  *
- * Grid: (items, n_heads / 8), 8 warps; shared: 8 · Dh floats and the bits.
+ * Grid: (items, n_heads / 8), 8 warps; shared: 8 · Dh floats.
  */
 #include "cuda.cuh"
 
@@ -24,12 +22,12 @@ struct simple_query
 	uint32_t i;          /* index in the segment */
 	uint32_t first, end; /* slots that may be seen */
 	int64_t pos;         /* position: depth in a tree */
+	const uint32_t *kin; /* of a tree */
 };
 
-/* Whether the query sees slot s. bits are its ancestors and itself. */
+/* Whether the query sees slot s. */
 static __device__ bool
-sees(const simple_query &x, const pp_attn &attn, const uint32_t *pos, const uint32_t *bits,
-     uint32_t s)
+sees(const simple_query &x, const pp_attn &attn, const uint32_t *pos, uint32_t s)
 {
 	uint32_t j = s - x.seg.n_past;
 	int64_t other = s;
@@ -37,9 +35,9 @@ sees(const simple_query &x, const pp_attn &attn, const uint32_t *pos, const uint
 	if (!attn.causal)
 		return attn.window == 0 ||
 		       llabs((int64_t) s - (int64_t) x.i) <= (int64_t) (attn.window / 2);
-	if (s >= x.seg.n_past && x.seg.parent0 != PP_CUDA_NONE)
+	if (s >= x.seg.n_past && x.kin != NULL)
 	{
-		if ((bits[j / 32] >> (j % 32) & 1) == 0)
+		if ((x.kin[j / 32] >> (j % 32) & 1) == 0)
 			return false;
 		other = pos[x.seg.first_token + j]; /* siblings share a position */
 	}
@@ -55,7 +53,7 @@ row_of(const cuda_attention &a, const cuda_plan &plan, const simple_query &x, ui
 
 	if (a.attn.causal)
 		return a.kv +
-		       cuda_kv_at(a.attn.n_kv_heads, d, plan.pages[x.seg.page0 + s / PP_CUDA_PAGE], v,
+		       cuda_kv_at(a.attn.n_kv_heads, d, plan.words[x.seg.page0 + s / PP_CUDA_PAGE], v,
 		                  head) +
 		       (size_t) (s % PP_CUDA_PAGE) * d;
 	return (v ? a.v : a.k) + ((size_t) (x.seg.first_token + s) * a.attn.n_kv_heads + head) * d;
@@ -83,25 +81,10 @@ dot(const float *q, const bf16 *k, uint32_t d)
 	return sum;
 }
 
-/* Marks the ancestors of the query and itself. One thread walks: trees are shallow. */
-static __device__ void
-mark_ancestors(const cuda_plan &plan, const simple_query &x, uint32_t *bits)
-{
-	const uint32_t n_words = (x.seg.n_new + 31) / 32;
-
-	for (uint32_t i = threadIdx.x; i < n_words; i += blockDim.x)
-		bits[i] = 0;
-	__syncthreads();
-	if (threadIdx.x == 0)
-		for (int32_t j = (int32_t) x.i; j >= 0; j = plan.parents[x.seg.parent0 + j])
-			bits[j / 32] |= 1u << (j % 32);
-	__syncthreads();
-}
-
 /* Softmax and sum of one head; a warp. acc has the columns lane, lane + 32, … of the head. */
 static __device__ void
-attend(const cuda_attention &a, const cuda_plan &plan, const simple_query &x, const uint32_t *bits,
-       const float *q, uint32_t head, float *acc, float *total)
+attend(const cuda_attention &a, const cuda_plan &plan, const simple_query &x, const float *q,
+       uint32_t head, float *acc, float *total)
 {
 	const uint32_t lane = threadIdx.x % 32;
 	const uint32_t d = a.attn.d_head;
@@ -114,7 +97,7 @@ attend(const cuda_attention &a, const cuda_plan &plan, const simple_query &x, co
 		float score = -INFINITY;
 		float block_max, p, shrink;
 
-		if (s < x.end && sees(x, a.attn, plan.pos, bits, s))
+		if (s < x.end && sees(x, a.attn, plan.pos, s))
 		{
 			score = dot(q, row_of(a, plan, x, head, s, 0), d) * a.attn.scale;
 			if (a.attn.softcap > 0.0f)
@@ -153,7 +136,6 @@ attend(const cuda_attention &a, const cuda_plan &plan, const simple_query &x, co
 static __global__ void __launch_bounds__(32 * WARPS) simple_kernel(cuda_plan plan, cuda_attention a)
 {
 	__shared__ float queries[WARPS][PP_CUDA_D_HEAD];
-	__shared__ uint32_t bits[PP_CUDA_TREE_MAX / 32];
 	const uint32_t lane = threadIdx.x % 32;
 	const uint32_t h = blockIdx.y * WARPS + threadIdx.x / 32;
 	const uint32_t d = a.attn.d_head;
@@ -168,15 +150,13 @@ static __global__ void __launch_bounds__(32 * WARPS) simple_kernel(cuda_plan pla
 
 	x.seg = plan.segs[item.seg];
 	x.i = item.q0;
-	x.pos = x.seg.parent0 == PP_CUDA_NONE ? (int64_t) x.seg.n_past + x.i
-	                                      : (int64_t) plan.pos[x.seg.first_token + x.i];
+	x.kin = x.seg.n_chain == 0 ? plan.words + x.seg.kin0 + x.i * cuda_kin_words(x.seg.n_new) : NULL;
+	x.pos =
+	    x.kin == NULL ? (int64_t) x.seg.n_past + x.i : (int64_t) plan.pos[x.seg.first_token + x.i];
 	x.first = 0;
 	x.end = a.attn.causal ? x.seg.n_past + x.i + 1 : x.seg.n_new;
-	if (a.attn.causal && a.attn.window > 0 && x.pos >= (int64_t) a.attn.window &&
-	    x.seg.parent0 == PP_CUDA_NONE)
+	if (a.attn.causal && a.attn.window > 0 && x.pos >= (int64_t) a.attn.window && x.kin == NULL)
 		x.first = (uint32_t) (x.pos - a.attn.window + 1);
-	if (x.seg.parent0 != PP_CUDA_NONE)
-		mark_ancestors(plan, x, bits);
 	if (h >= a.attn.n_heads)
 		return;
 	const size_t at = ((size_t) (x.seg.first_token + x.i) * a.attn.n_heads + h) * d;
@@ -184,7 +164,7 @@ static __global__ void __launch_bounds__(32 * WARPS) simple_kernel(cuda_plan pla
 	for (uint32_t i = lane; i < d; i += 32)
 		q[i] = __bfloat162float(a.q[at + i]);
 	__syncwarp();
-	attend(a, plan, x, bits, q, h / (a.attn.n_heads / a.attn.n_kv_heads), acc, &total);
+	attend(a, plan, x, q, h / (a.attn.n_heads / a.attn.n_kv_heads), acc, &total);
 #pragma unroll
 	for (uint32_t c = 0; c < PP_CUDA_D_HEAD / 32; c++)
 		if (c * 32 + lane < d)

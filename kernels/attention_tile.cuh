@@ -52,12 +52,21 @@ struct attn_tile
 	uint32_t n_past;
 	uint32_t page0;
 	uint32_t key0, key1; /* the slots that some row sees */
+	bool tree;           /* some query stands in the segment's tree */
 };
 
 /* The slots [lo, hi) that a row sees. */
 struct attn_range
 {
 	uint32_t lo, hi;
+};
+
+/* Who of a tree a row sees, beside its range: slot first + j by bit j. */
+struct attn_kin
+{
+	const uint32_t *bits;
+	uint32_t first;
+	uint32_t n; /* 0: the row is not of a tree */
 };
 
 /* What is kept of two rows (lane / 4 and the one 8 below) between steps. */
@@ -137,6 +146,15 @@ attn_mask(float (&s)[NB][4], const attn_range (&see)[2], uint32_t slot)
 			if (key < see[c / 2].lo || key >= see[c / 2].hi)
 				s[b][c] = -INFINITY;
 		}
+}
+
+/* Whether a slot is kin to a row. */
+static __device__ __forceinline__ bool
+attn_is_kin(const attn_kin &kin, uint32_t slot)
+{
+	const uint32_t j = slot - kin.first;
+
+	return j < kin.n && (kin.bits[j / 32] >> (j % 32) & 1) != 0;
 }
 
 /* The largest score of each row in the lane's quad. */
@@ -287,17 +305,72 @@ attn_row_at(const pp_attn &a, const attn_tile &t, uint32_t r)
 	return ((size_t) token * a.n_heads + t.kv_head * group + r % group) * a.d_head;
 }
 
-/* What row r of an item sees; nothing when it is beyond the tile. */
+/*
+ * What row r of an item sees; nothing when it is beyond the tile. A query of a tree sees a range
+ * that ends where the tree begins, and its kin.
+ */
 static __device__ __forceinline__ attn_range
-attn_row_range(const pp_attn &a, const attn_tile &t, uint32_t n_new, uint32_t r)
+attn_row_range(const cuda_plan &plan, const pp_attn &a, const attn_tile &t, uint32_t r)
 {
-	const uint32_t group = a.n_heads / a.n_kv_heads;
-	attn_range none;
+	const cuda_seg seg = plan.segs[t.seg];
+	const uint32_t i = t.q0 + r / (a.n_heads / a.n_kv_heads);
+	attn_range see;
 
-	none.lo = none.hi = 0;
+	see.lo = see.hi = 0;
 	if (r >= t.row0 + t.n_rows)
-		return none;
-	return attn_visible(a, t.n_past, n_new, t.q0 + r / group);
+		return see;
+	if (i < seg.n_chain)
+		return attn_visible(a, t.n_past, seg.n_new, i);
+	const uint32_t at = plan.pos[t.first_token + i]; /* tokens of a tree share positions */
+
+	see.lo = a.window > 0 && at >= a.window ? at - a.window + 1 : 0;
+	see.hi = t.n_past + seg.n_chain;
+	return see;
+}
+
+/* The kin of row r of an item. */
+static __device__ __forceinline__ attn_kin
+attn_row_kin(const cuda_plan &plan, const pp_attn &a, const attn_tile &t, uint32_t r)
+{
+	const cuda_seg seg = plan.segs[t.seg];
+	const uint32_t i = t.q0 + r / (a.n_heads / a.n_kv_heads);
+	attn_kin kin;
+
+	kin.first = t.n_past + seg.n_chain;
+	kin.n = 0;
+	kin.bits = plan.words;
+	if (r >= t.row0 + t.n_rows || i < seg.n_chain)
+		return kin;
+	kin.n = i - seg.n_chain + 1;
+	kin.bits += seg.kin0 + (size_t) (i - seg.n_chain) * cuda_kin_words(seg.n_new - seg.n_chain);
+	return kin;
+}
+
+/* attn_mask for tiles with queries of a tree; the lane's rows are r and r + 8 of the item. */
+template <int NB>
+static __device__ __forceinline__ void
+attn_mask_tree(float (&s)[NB][4], const attn_range (&see)[2], const cuda_plan &plan,
+               const pp_attn &a, const attn_tile &t, uint32_t r, uint32_t slot)
+{
+#pragma unroll
+	for (int h = 0; h < 2; h++)
+	{
+		const attn_kin kin = attn_row_kin(plan, a, t, r + 8 * h);
+		uint32_t seen = 0; /* a bit a column: registers are scarce here, so the loop is rolled */
+
+#pragma unroll 1
+		for (uint32_t i = 0; i < 2 * NB; i++)
+		{
+			uint32_t key = slot + i / 2 * 8 + i % 2;
+
+			if ((key >= see[h].lo && key < see[h].hi) || attn_is_kin(kin, key))
+				seen |= 1u << i;
+		}
+#pragma unroll
+		for (int i = 0; i < 2 * NB; i++)
+			if ((seen >> i & 1) == 0)
+				s[i / 2][2 * h + i % 2] = -INFINITY;
+	}
 }
 
 /* Fills a tile: rows [row0, row0 + max) of an item. */
@@ -309,6 +382,8 @@ attn_tile_set(attn_tile *t, const cuda_plan &plan, const pp_attn &a, const cuda_
 	const cuda_seg seg = plan.segs[item.seg];
 	const uint32_t left = item.n_q * group - row0;
 	const uint32_t n = left < max ? left : max;
+	const uint32_t first = item.q0 + row0 / group;
+	const uint32_t last = item.q0 + (row0 + n - 1) / group;
 
 	t->seg = item.seg;
 	t->q0 = item.q0;
@@ -318,8 +393,10 @@ attn_tile_set(attn_tile *t, const cuda_plan &plan, const pp_attn &a, const cuda_
 	t->first_token = seg.first_token;
 	t->n_past = seg.n_past;
 	t->page0 = seg.page0;
-	t->key0 = attn_visible(a, seg.n_past, seg.n_new, item.q0 + row0 / group).lo;
-	t->key1 = attn_visible(a, seg.n_past, seg.n_new, item.q0 + (row0 + n - 1) / group).hi;
+	t->tree = last >= seg.n_chain;
+	/* no query of a tree sees further back than its root, nor a slot behind its own */
+	t->key0 = attn_visible(a, seg.n_past, seg.n_new, first < seg.n_chain ? first : seg.n_chain).lo;
+	t->key1 = attn_visible(a, seg.n_past, seg.n_new, last).hi;
 }
 
 /*

@@ -37,15 +37,45 @@ typedef __nv_bfloat16 bf16;
 
 struct pp_cuda;
 
-/* One segment on the device. */
+/*
+ * One segment on the device: tokens of a chain, then those of a tree that hangs off its end. Most
+ * have one of the two alone; the plan joins a prompt and its label trie for attention. Token i of
+ * the tree sees the history, the chain, and of the tree the tokens j of which bit j is set in row i
+ * of its kin: itself and its ancestors.
+ */
 struct cuda_seg
 {
 	uint32_t first_token;
 	uint32_t n_new;
 	uint32_t n_past;
-	uint32_t page0;   /* its first page is cuda_plan.pages[page0]; slot s is in page0 + s / 64 */
-	uint32_t parent0; /* its parents begin at cuda_plan.parents[parent0]; PP_CUDA_NONE: a chain */
+	uint32_t page0;   /* its first page is cuda_plan.words[page0]; slot s is in page0 + s / 64 */
+	uint32_t n_chain; /* tokens before the tree; n_new: no tree */
+	uint32_t kin0;    /* row 0 of the kin, at cuda_plan.words[kin0]; cuda_kin_words(tree) a row */
 };
+
+/* Words of 32 bits that say who of n tokens of a tree is kin to one of them. */
+static inline __host__ __device__ uint32_t
+cuda_kin_words(uint32_t n)
+{
+	return (n + 31) / 32;
+}
+
+/* Fills the kin of a tree: n rows; parents stand before their children. */
+static inline void
+cuda_kin_fill(uint32_t *kin, const int32_t *parent, uint32_t n)
+{
+	const uint32_t n_words = cuda_kin_words(n);
+
+	for (uint32_t i = 0; i < n; i++)
+	{
+		uint32_t *row = kin + (size_t) i * n_words;
+		const uint32_t *up = kin + (size_t) (parent[i] >= 0 ? parent[i] : 0) * n_words;
+
+		for (uint32_t w = 0; w < n_words; w++)
+			row[w] = parent[i] >= 0 ? up[w] : 0;
+		row[i / 32] |= 1u << (i % 32);
+	}
+}
 
 /*
  * One piece of attention, for every head: queries [q0, q0 + n_q) of a segment over the keys
@@ -83,11 +113,10 @@ struct cuda_plan
 	const uint32_t *token_kv;  /* [T] page · 64 + slot where the token's k and v go (causal) */
 	const uint32_t *rows;      /* [n_rows] */
 	const cuda_seg *segs;
-	const uint32_t *pages;
-	const int32_t *parents;
-	const cuda_item *prefill; /* chains, by attention_prefill.cu */
-	const cuda_item *decode;  /* chains of few tokens, by attention_decode.cu */
-	const cuda_item *simple;  /* trees and odd head sizes, by attention_simple.cu */
+	const uint32_t *words;    /* pages and kin of all segments */
+	const cuda_item *prefill; /* by attention_prefill.cu */
+	const cuda_item *decode;  /* few tokens, by attention_decode.cu */
+	const cuda_item *simple;  /* odd head sizes, by attention_simple.cu */
 	const cuda_item *merge;   /* one for each split query block: k0, k1 = its range of partials */
 	uint32_t max_tokens;      /* bounds: at least the counts; those of the bucket in a graph */
 	uint32_t max_rows;
@@ -117,6 +146,21 @@ bool cuda_prefill_takes(const pp_cuda *cu, const pp_attn *attn);
 bool cuda_decode_takes(const pp_cuda *cu, const pp_attn *attn);
 
 /*
+ * Whether the tensor core kernels take a tree in a layer: they know who is kin, not how far away;
+ * so no window may end inside the tree.
+ */
+static inline bool
+cuda_tree_takes(const pp_attn *attn, uint32_t n_nodes)
+{
+	return attn->causal && (attn->window == 0 || attn->window >= n_nodes);
+}
+/*
+ * Whether a tree behind a chain is best computed in the tiles of the chain: in those of the
+ * largest kernel it must not cost one more.
+ */
+bool cuda_prefill_joins(const pp_attn *attn, uint32_t n_chain, uint32_t n_tree);
+
+/*
  * Host: appends the items of one segment to a list with room for max; returns how many it wrote.
  * Called once a pass and segment with the shape of layer 0; the items must serve every layer that
  * differs in window, softcap and head counts alone. What an item holds for a segment may depend on
@@ -134,7 +178,7 @@ size_t cuda_prefill_partial_floats(const pp_cuda *cu, const pp_attn *attn);
 size_t cuda_decode_partial_floats(uint32_t n_items, uint32_t n_heads, uint32_t d_head);
 
 /*
- * Segments of up to so many new tokens (chains) go to the decode list. Which list a query came by
+ * Segments of up to so many new tokens go to the decode list. Which list a query came by
  * must not show in its bits: both kernels walk the keys in the same steps.
  */
 #define PP_CUDA_DECODE_MAX 8u

@@ -3,14 +3,17 @@
  *
  * pass_begin lays everything that the kernels of the pass read besides activations end to end in
  * pinned memory and sends it in one copy: positions, where each token's keys go, segments, pages,
- * parents, the work lists of attention. A list's place depends on the bounds of the lists before
- * it, pages and parents come last; so two passes with equal bounds have their plans at the same
- * addresses.
+ * kin of trees, the work lists of attention. A list's place depends on the bounds of the lists
+ * before it; pages and kin, whose lengths have no bound, share the last one. So two passes with
+ * equal bounds have their plans at the same addresses.
  *
  * Small passes of decoders (a decode step, a chain of drafts) are recorded: bounds are rounded up
  * to powers of two, the first pass with a set of bounds runs plainly (which grows all scratch), the
  * second is captured in a graph, later ones upload their plan and launch that graph. Rows beyond
  * the real counts are computed on token 0 and written nowhere that is read.
+ *
+ * A label trie behind its prompt is two segments of the pass. Where the prompt's last tile has room
+ * attention gets one more, which is both (joined below): its tree then costs nothing.
  *
  * Which bounds a pass had shows in no bit: kernels treat rows and items one by one.
  */
@@ -25,14 +28,14 @@
 struct layout
 {
 	size_t counts, tokens, pos, token_seg, token_kv, rows, segs, prefill, decode, simple, merge;
-	size_t pages, parents, end;
+	size_t words, end;
 };
 
 /* What the pass needs, exact or as bounds. */
 struct sizes
 {
 	uint32_t tokens, rows, segs, prefill, decode, simple, merge;
-	uint32_t pages, parents;
+	uint32_t words;
 };
 
 /* Takes n elements at an aligned offset. */
@@ -63,8 +66,7 @@ lay_out(const sizes *n)
 	l.decode = take(&end, n->decode, sizeof(cuda_item));
 	l.simple = take(&end, n->simple, sizeof(cuda_item));
 	l.merge = take(&end, n->merge, sizeof(cuda_item));
-	l.pages = take(&end, n->pages, 4);
-	l.parents = take(&end, n->parents, 4);
+	l.words = take(&end, n->words, 4);
 	l.end = end;
 	return l;
 }
@@ -95,17 +97,17 @@ enum route
 	ROUTE_SIMPLE
 };
 
-/* A route that every layer takes: trees and shapes that no fast kernel has go the simple way. */
+/* A route that every layer takes: what no fast kernel has goes the simple way. */
 static route
 route_of(const pp_cuda *cu, const pp_pass *pass, const pp_segment *s)
 {
 	bool prefill = true;
 	bool decode = is_causal(pass) && s->n_new <= PP_CUDA_DECODE_MAX;
 
-	if (s->parent != NULL)
-		return ROUTE_SIMPLE;
 	for (uint32_t i = 0; i < pass->n_layers; i++)
 	{
+		if (s->parent != NULL && !cuda_tree_takes(&pass->attn[i], s->n_new))
+			return ROUTE_SIMPLE;
 		prefill = prefill && cuda_prefill_takes(cu, &pass->attn[i]);
 		decode = decode && cuda_decode_takes(cu, &pass->attn[i]);
 	}
@@ -114,12 +116,47 @@ route_of(const pp_cuda *cu, const pp_pass *pass, const pp_segment *s)
 	return prefill ? ROUTE_PREFILL : ROUTE_SIMPLE;
 }
 
+/*
+ * Whether segment s + 1 is a tree behind the chain s, best computed in the tiles of it. The first
+ * layer decides for all: bits do not hang on it.
+ */
+static bool
+joins(const pp_cuda *cu, const pp_pass *pass, uint32_t s)
+{
+	const pp_segment *chain = &pass->segs[s];
+	const pp_segment *tree = chain + 1;
+
+	return s + 1 < pass->n_segs && chain->parent == NULL && tree->parent != NULL &&
+	       tree->n_new > 0 && tree->pages == chain->pages &&
+	       tree->n_past == chain->n_past + chain->n_new &&
+	       tree->first_token == chain->first_token + chain->n_new &&
+	       route_of(cu, pass, chain) == ROUTE_PREFILL && route_of(cu, pass, tree) != ROUTE_SIMPLE &&
+	       cuda_prefill_joins(&pass->attn[0], chain->n_new, tree->n_new);
+}
+
+/* A chain and the tree behind it as one. */
+static pp_segment
+joined(const pp_segment *chain)
+{
+	return pp_segment{chain->first_token, chain->n_new + chain[1].n_new, chain->n_past,
+	                  chain->pages, NULL};
+}
+
+/* Rows of one job share their trie: its kin stands in the plan once for neighbours. */
+static bool
+has_own_kin(const pp_segment *seg, const pp_segment *before)
+{
+	return seg->parent != NULL && seg->n_new > 0 &&
+	       (before == NULL || before->parent != seg->parent || before->n_new != seg->n_new);
+}
+
 /* Bounds of the lists: from counts of tokens and segments alone. */
 static void
 count(const pp_cuda *cu, const pp_pass *pass, sizes *n)
 {
 	uint32_t n_ctx = 0;
 	uint32_t prefill_tokens = 0, prefill_segs = 0, decode_segs = 0;
+	const pp_segment *tree = NULL;
 
 	*n = sizes();
 	n->tokens = pass->n_tokens;
@@ -129,11 +166,18 @@ count(const pp_cuda *cu, const pp_pass *pass, sizes *n)
 	{
 		const pp_segment *seg = &pass->segs[s];
 		uint32_t slots = seg->n_past + seg->n_new;
+		route way = route_of(cu, pass, seg);
 
 		if (is_causal(pass))
-			n->pages += (slots + PP_CUDA_PAGE - 1) / PP_CUDA_PAGE;
-		n->parents += seg->parent != NULL ? seg->n_new : 0;
-		switch (route_of(cu, pass, seg))
+			n->words += (slots + PP_CUDA_PAGE - 1) / PP_CUDA_PAGE;
+		if (has_own_kin(seg, tree))
+			n->words += seg->n_new * cuda_kin_words(seg->n_new);
+		tree = seg->parent != NULL ? seg : tree;
+		if (joins(cu, pass, s))
+			n->segs++;
+		else if (s > 0 && joins(cu, pass, s - 1))
+			way = ROUTE_PREFILL; /* its tokens, in the items of the chain */
+		switch (way)
 		{
 			case ROUTE_PREFILL:
 				prefill_tokens += seg->n_new;
@@ -210,15 +254,16 @@ write_tokens(const pp_pass *pass, const sizes *n, const layout *l, uint8_t *to)
 	}
 }
 
-/* Writes segments, pages, parents. */
+/* Writes segments, pages, kin; behind the segments of the pass those that are two of them. */
 static void
-write_segments(const pp_pass *pass, const layout *l, uint8_t *to)
+write_segments(const pp_cuda *cu, const pp_pass *pass, const layout *l, uint8_t *to)
 {
 	cuda_seg *segs = (cuda_seg *) (to + l->segs);
-	uint32_t *pages = (uint32_t *) (to + l->pages);
-	int32_t *parents = (int32_t *) (to + l->parents);
-	uint32_t n_pages = 0;
-	uint32_t n_parents = 0;
+	uint32_t *words = (uint32_t *) (to + l->words);
+	const pp_segment *tree = NULL;
+	uint32_t n_words = 0;
+	uint32_t n_joined = 0;
+	uint32_t kin0 = 0;
 
 	for (uint32_t s = 0; s < pass->n_segs; s++)
 	{
@@ -226,19 +271,30 @@ write_segments(const pp_pass *pass, const layout *l, uint8_t *to)
 		uint32_t n =
 		    is_causal(pass) ? (seg->n_past + seg->n_new + PP_CUDA_PAGE - 1) / PP_CUDA_PAGE : 0;
 
-		segs[s] = cuda_seg();
-		segs[s].first_token = seg->first_token;
-		segs[s].n_new = seg->n_new;
-		segs[s].n_past = seg->n_past;
-		segs[s].page0 = n_pages;
-		segs[s].parent0 = seg->parent != NULL ? n_parents : PP_CUDA_NONE;
+		segs[s] = cuda_seg{seg->first_token, seg->n_new, seg->n_past, n_words, seg->n_new, 0};
 		if (n > 0)
-			memcpy(pages + n_pages, seg->pages, n * sizeof(*pages));
-		n_pages += n;
-		if (seg->parent == NULL || seg->n_new == 0)
+			memcpy(words + n_words, seg->pages, n * sizeof(*words));
+		n_words += n;
+		if (has_own_kin(seg, tree))
+		{
+			kin0 = n_words;
+			cuda_kin_fill(words + kin0, seg->parent, seg->n_new);
+			n_words += seg->n_new * cuda_kin_words(seg->n_new);
+		}
+		if (seg->parent == NULL)
 			continue;
-		memcpy(parents + n_parents, seg->parent, seg->n_new * sizeof(*parents));
-		n_parents += seg->n_new;
+		tree = seg;
+		segs[s].n_chain = 0;
+		segs[s].kin0 = kin0;
+		if (s == 0 || !joins(cu, pass, s - 1))
+			continue;
+		cuda_seg *both = &segs[pass->n_segs + n_joined++];
+
+		*both = segs[s];
+		both->first_token = seg[-1].first_token;
+		both->n_new += seg[-1].n_new;
+		both->n_past = seg[-1].n_past;
+		both->n_chain = seg[-1].n_new;
 	}
 }
 
@@ -281,6 +337,7 @@ write_items(pp_cuda *cu, const pp_pass *pass, const sizes *n, const layout *l, u
 	cuda_item *simple = (cuda_item *) (to + l->simple);
 	cuda_item *merge = (cuda_item *) (to + l->merge);
 	uint32_t n_partial = 0;
+	uint32_t n_joined = 0;
 
 	*c = cuda_counts();
 	c->n_tokens = pass->n_tokens;
@@ -292,7 +349,15 @@ write_items(pp_cuda *cu, const pp_pass *pass, const sizes *n, const layout *l, u
 		route way = seg->n_new > 0 ? route_of(cu, pass, seg) : ROUTE_SIMPLE;
 		uint32_t k1 = seg->n_past + seg->n_new;
 
-		if (way == ROUTE_PREFILL)
+		if (joins(cu, pass, s))
+		{
+			pp_segment both = joined(seg);
+
+			c->n_prefill += cuda_prefill_plan(prefill + c->n_prefill, n->prefill - c->n_prefill,
+			                                  pass->n_segs + n_joined++, &both, true);
+			s++;
+		}
+		else if (way == ROUTE_PREFILL)
 			c->n_prefill += cuda_prefill_plan(prefill + c->n_prefill, n->prefill - c->n_prefill, s,
 			                                  seg, is_causal(pass));
 		else if (way == ROUTE_DECODE)
@@ -331,8 +396,7 @@ point(cuda_plan *p, const uint8_t *at, const layout *l, const sizes *n)
 	p->token_kv = (const uint32_t *) (at + l->token_kv);
 	p->rows = (const uint32_t *) (at + l->rows);
 	p->segs = (const cuda_seg *) (at + l->segs);
-	p->pages = (const uint32_t *) (at + l->pages);
-	p->parents = (const int32_t *) (at + l->parents);
+	p->words = (const uint32_t *) (at + l->words);
 	p->prefill = (const cuda_item *) (at + l->prefill);
 	p->decode = (const cuda_item *) (at + l->decode);
 	p->simple = (const cuda_item *) (at + l->simple);
@@ -359,7 +423,7 @@ send_plan(pp_cuda *cu, const pp_pass *pass, const sizes *n)
 		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
 	host = (uint8_t *) cu->pinned.data;
 	write_tokens(pass, n, &l, host);
-	write_segments(pass, &l, host);
+	write_segments(cu, pass, &l, host);
 	if (!write_items(cu, pass, n, &l, host))
 		return cuda_fail(cu, PP_E_UNSUPPORTED, "the work of a pass is beyond its bounds");
 	point(&cu->plan, device, &l, n);

@@ -33,11 +33,12 @@
 		} \
 	} while (0)
 
-/* New tokens of a sequence and what came before. */
+/* New tokens of a sequence, what came before, and how many of the new ones are a tree. */
 struct fixture_seg
 {
 	uint32_t n_new;
 	uint32_t n_past;
+	uint32_t n_tree = 0;
 };
 
 static uint64_t fixture_random_state = 0x9e3779b97f4a7c15ull;
@@ -86,6 +87,8 @@ struct fixture_data
 	std::vector<fixture_seg> segs;
 	std::vector<uint32_t> first; /* token of each segment, in q */
 	std::vector<std::vector<uint32_t>> pages;
+	std::vector<std::vector<int32_t>> parents; /* of the trees */
+	std::vector<uint32_t> pos;
 	uint32_t n_tokens;
 	uint32_t n_pages;
 	std::vector<bf16> q, k, v;      /* host: [T, H, Dh]; all slots, [Σ slots, Hkv, Dh] */
@@ -135,6 +138,31 @@ fixture_fill_pages(fixture_data *x)
 	x->dev_kv = fixture_upload(pool);
 }
 
+/* Random parents, and the positions of all tokens. Every fourth tree is a chain. */
+static inline void
+fixture_fill_trees(fixture_data *x)
+{
+	for (size_t i = 0; i < x->segs.size(); i++)
+	{
+		const fixture_seg &s = x->segs[i];
+		const uint32_t n_chain = s.n_new - s.n_tree;
+
+		x->parents.push_back(std::vector<int32_t>());
+		for (uint32_t t = 0; t < s.n_new; t++)
+		{
+			int32_t j = (int32_t) (t - n_chain);
+
+			x->pos.push_back(s.n_past + t);
+			if (t < n_chain)
+				continue;
+			j = i % 4 == 0 ? j - 1 : (int32_t) (fixture_random() % (uint64_t) (j + 1)) - 1;
+			x->parents[i].push_back(j);
+			x->pos.back() =
+			    j < 0 ? s.n_past + n_chain : x->pos[x->first[i] + n_chain + (uint32_t) j] + 1;
+		}
+	}
+}
+
 /* Random inputs for segments. */
 static inline fixture_data
 fixture_make(const pp_attn &attn, const std::vector<fixture_seg> &segs)
@@ -159,6 +187,7 @@ fixture_make(const pp_attn &attn, const std::vector<fixture_seg> &segs)
 		for (auto &e : *to)
 			e = __float2bfloat16(fixture_normal());
 	x.dev_q = fixture_upload(x.q);
+	fixture_fill_trees(&x);
 	if (attn.causal)
 		fixture_fill_pages(&x);
 	else
@@ -204,7 +233,7 @@ fixture_plan_make(const pp_cuda *cu, const fixture_data &x, const std::vector<ui
 {
 	fixture_plan p = fixture_plan();
 	std::vector<cuda_seg> segs;
-	std::vector<uint32_t> pages;
+	std::vector<uint32_t> words;
 	std::vector<cuda_item> prefill, short_ones, merge;
 	uint32_t n_partial = 0, n_ctx = 0;
 
@@ -216,10 +245,13 @@ fixture_plan_make(const pp_cuda *cu, const fixture_data &x, const std::vector<ui
 		uint32_t at = (uint32_t) segs.size();
 		std::vector<cuda_item> made(1 + (f.n_past + f.n_new) / 64 + 1);
 
-		segs.push_back(
-		    cuda_seg{s.first_token, s.n_new, s.n_past, (uint32_t) pages.size(), PP_CUDA_NONE});
+		segs.push_back(cuda_seg{s.first_token, s.n_new, s.n_past, (uint32_t) words.size(),
+		                        s.n_new - f.n_tree, 0});
 		if (x.attn.causal)
-			pages.insert(pages.end(), x.pages[i].begin(), x.pages[i].end());
+			words.insert(words.end(), x.pages[i].begin(), x.pages[i].end());
+		segs.back().kin0 = (uint32_t) words.size();
+		words.resize(words.size() + f.n_tree * cuda_kin_words(f.n_tree));
+		cuda_kin_fill(words.data() + segs.back().kin0, x.parents[i].data(), f.n_tree);
 		if (!decode || f.n_new > PP_CUDA_DECODE_MAX)
 		{
 			made.resize(
@@ -246,7 +278,8 @@ fixture_plan_make(const pp_cuda *cu, const fixture_data &x, const std::vector<ui
 	p.counts.n_merge = (uint32_t) merge.size();
 	p.plan.counts = fixture_list(&p, std::vector<cuda_counts>(1, p.counts));
 	p.plan.segs = fixture_list(&p, segs);
-	p.plan.pages = fixture_list(&p, pages);
+	p.plan.words = fixture_list(&p, words);
+	p.plan.pos = fixture_list(&p, x.pos);
 	p.plan.prefill = fixture_list(&p, prefill);
 	p.plan.decode = fixture_list(&p, short_ones);
 	p.plan.merge = fixture_list(&p, merge);

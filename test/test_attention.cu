@@ -34,12 +34,29 @@ widen(const bf16 *from, size_t n)
 	return to;
 }
 
-/* What a query of a chain sees. */
+/* A segment as the plain code sees it: trees by their parents. */
+struct plain_seg
+{
+	const int32_t *parent; /* of the tree's tokens, or NULL */
+	uint32_t root;         /* slot of the tree's first token */
+	const uint32_t *pos;   /* of the tree's tokens */
+};
+
+/* What the query in slot self sees. */
 static bool
-plain_sees(const pp_attn &a, int64_t self, int64_t other)
+plain_sees(const pp_attn &a, const plain_seg &seg, int64_t self, int64_t other)
 {
 	int64_t distance = self - other;
 
+	if (seg.parent != NULL && self >= seg.root)
+	{
+		int64_t at = seg.pos[self - seg.root];
+		int64_t j = self - seg.root;
+
+		while (j >= 0 && other >= seg.root && j + seg.root != other)
+			j = seg.parent[j];
+		distance = j < 0 ? -1 : at - (other >= seg.root ? (int64_t) seg.pos[j] : other);
+	}
 	if (!a.causal)
 		return a.window == 0 || llabs(distance) <= a.window / 2;
 	return distance >= 0 && (a.window == 0 || distance < a.window);
@@ -48,7 +65,7 @@ plain_sees(const pp_attn &a, int64_t self, int64_t other)
 /* One head of one query by plain code in float, with weights and output in bf16. */
 static void
 plain_head(float *out, const float *q, const float *k, const float *v, size_t stride, uint32_t n,
-           int64_t self, const pp_attn &a)
+           int64_t self, const pp_attn &a, const plain_seg &seg)
 {
 	std::vector<float> p(n, 0.0f), sums(a.d_head, 0.0f);
 	float max = -INFINITY, total = 0.0f;
@@ -56,7 +73,7 @@ plain_head(float *out, const float *q, const float *k, const float *v, size_t st
 	for (int pass = 0; pass < 2; pass++)
 		for (uint32_t s = 0; s < n; s++)
 		{
-			if (!plain_sees(a, self, s))
+			if (!plain_sees(a, seg, self, s))
 				continue;
 			if (pass == 1)
 			{
@@ -71,7 +88,7 @@ plain_head(float *out, const float *q, const float *k, const float *v, size_t st
 			max = fmaxf(max, p[s]);
 		}
 	for (uint32_t s = 0; s < n; s++)
-		if (plain_sees(a, self, s))
+		if (plain_sees(a, seg, self, s))
 		{
 			float weight = __bfloat162float(__float2bfloat16(p[s] / total));
 
@@ -109,15 +126,21 @@ compare_segment(const fixture_data &x, uint32_t i, const std::vector<bf16> &out)
 	std::vector<float> v = widen(&x.v[x.first_slot[i] * stride], n * stride);
 	std::vector<double> want(seg.n_new * row);
 	std::vector<float> plain(a.d_head);
+	const uint32_t n_chain = seg.n_new - seg.n_tree;
+	const plain_seg as = {seg.n_tree > 0 ? x.parents[i].data() : NULL, seg.n_past + n_chain,
+	                      x.pos.data() + x.first[i] + n_chain};
 	errors e = {0.0, 0.0};
 
+	if (seg.n_tree > 0)
+		attention_ref(&want[n_chain * row], &q[n_chain * row], k.data(), v.data(), seg.n_tree,
+		              seg.n_past + n_chain, x.parents[i].data(), &a);
 	if (!a.causal)
 		attention_ref(want.data(), q.data(), k.data(), v.data(), seg.n_new, 0, NULL, &a);
 	for (uint32_t t = 0; t < seg.n_new; t++)
 	{
 		if (!is_sample(a, t, seg.n_new))
 			continue;
-		if (a.causal)
+		if (a.causal && t < n_chain)
 			attention_ref(&want[t * row], &q[t * row], k.data(), v.data(), 1, seg.n_past + t, NULL,
 			              &a);
 		for (uint32_t h = 0; h < a.n_heads; h++)
@@ -125,7 +148,7 @@ compare_segment(const fixture_data &x, uint32_t i, const std::vector<bf16> &out)
 			size_t at = t * row + h * a.d_head;
 			size_t head = h / (a.n_heads / a.n_kv_heads) * a.d_head;
 
-			plain_head(plain.data(), &q[at], &k[head], &v[head], stride, n, seg.n_past + t, a);
+			plain_head(plain.data(), &q[at], &k[head], &v[head], stride, n, seg.n_past + t, a, as);
 			for (uint32_t c = 0; c < a.d_head; c++)
 			{
 				double got = __bfloat162float(out[x.first[i] * row + at + c]);
@@ -261,6 +284,20 @@ static const std::vector<fixture_seg> rows = {
     {129, 0}, {257, 0}, {383, 0}, {60, 0}, {19, 0}, {530, 0},
 };
 
+/* Trees alone and behind chains: words and tiles that they end in, parts that they begin behind. */
+static const std::vector<fixture_seg> trees = {
+    {1, 0, 1},    {4, 0, 4},      {8, 64, 8},      {33, 0, 33},   {64, 100, 64},
+    {65, 63, 65}, {131, 0, 131},  {300, 10, 300},  {64, 240, 4},  {63, 1, 3},
+    {128, 0, 28}, {129, 5, 1},    {5, 0, 4},       {8, 1020, 5},  {7, 1024, 7},
+    {5, 2047, 5}, {3, 3071, 2},   {200, 1000, 40}, {40, 990, 39}, {66, 0, 0},
+    {2, 300, 1},  {1000, 30, 32}, {1030, 0, 20},   {257, 7, 129}, {6, 500, 3},
+};
+
+/* Some of them. */
+static const std::vector<fixture_seg> few_trees = {{4, 0, 4},    {7, 125, 5}, {70, 60, 33},
+                                                   {6, 1022, 6}, {130, 1, 3}, {40, 0, 40},
+                                                   {1, 70, 0}};
+
 /* A little of everything, for runs under compute-sanitizer, where launches take seconds. */
 static void
 test_brief()
@@ -271,6 +308,8 @@ test_brief()
 	check_batch(shape(3, 1, 64, true, 90, 0), few, "brief 64");
 	check_batch(shape(4, 2, 80, true, 0, 3.0f), few, "brief 80");
 	check_batch(shape(2, 1, 256, true, 0, 0), few, "brief 256");
+	check_batch(shape(4, 2, 64, true, 0, 0), few_trees, "brief trees of 64");
+	check_batch(shape(3, 1, 128, true, 41, 0), few_trees, "brief trees in a window");
 	check_batch(shape(2, 2, 64, false, 0, 0), {{1, 0}, {65, 0}, {130, 0}}, "brief encoder");
 	check_batch(shape(2, 2, 32, false, 50, 0), {{1, 0}, {65, 0}, {130, 0}}, "brief window");
 }
@@ -321,6 +360,22 @@ test_softcap()
 	check_batch(shape(4, 2, 256, true, 0, 5.0f), mixed, "softcap 5");
 	check_batch(shape(4, 2, 128, true, 300, 2.0f), mixed, "softcap 2 and a window");
 	check_batch(shape(4, 4, 64, false, 0, 2.0f), rows, "softcap 2 of an encoder");
+}
+
+static void
+test_trees()
+{
+	for (uint32_t d : {32u, 64u, 80u, 96u, 128u, 256u})
+	{
+		char name[32];
+
+		snprintf(name, sizeof(name), "trees, d_head %u", d);
+		check_batch(shape(4, 2, d, true, 0, 0), trees, name);
+	}
+	for (uint32_t g : {1u, 3u, 7u, 20u})
+		check_batch(shape(g, 1, 128, true, 0, 0), trees, "trees, groups");
+	check_batch(shape(4, 2, 128, true, 300, 0), trees, "trees in a window");
+	check_batch(shape(2, 2, 64, true, 1100, 2.0f), trees, "trees in a window, softcap");
 }
 
 /* Scores of a few hundred: weights of 0 and 1, and maxima that rise step by step. */
@@ -419,6 +474,7 @@ main(int argc, char **argv)
 	RUN(groups);
 	RUN(windows);
 	RUN(softcap);
+	RUN(trees);
 	RUN(sharp);
 	RUN(random);
 	return test_summary("attention");

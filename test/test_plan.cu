@@ -108,6 +108,31 @@ add_segment(random_pass *p, bool causal, uint32_t s)
 	p->segs.push_back(seg);
 }
 
+/* A label trie behind the chain before it, as the engine lays them; of one job or of its own. */
+static void
+add_trie(random_pass *p, uint32_t s)
+{
+	const pp_segment chain = p->segs.back();
+	const uint32_t n = 1 + below(below(3) == 0 ? 70 : 9);
+	const int32_t *shared = s >= 2 && below(2) == 0 ? p->segs[s - 2].parent : NULL;
+	pp_segment seg = {chain.first_token + chain.n_new, n, chain.n_past + chain.n_new, NULL, NULL};
+
+	if (shared != NULL)
+		seg.n_new = p->segs[s - 2].n_new;
+	for (uint32_t i = 0; i < seg.n_new; i++)
+	{
+		p->tokens.push_back(1);
+		p->pos.push_back(seg.n_past + i);
+		p->parents[s].push_back((int32_t) below(i + 1) - 1);
+	}
+	for (uint32_t i = 0; i * PP_CUDA_PAGE < seg.n_past + seg.n_new; i++)
+		if (i >= p->pages[s - 1].size())
+			p->pages[s - 1].push_back(below(1000));
+	p->segs[s - 1].pages = seg.pages = p->pages[s - 1].data();
+	seg.parent = shared != NULL ? shared : p->parents[s].data();
+	p->segs.push_back(seg);
+}
+
 /* Draws a pass of a model of two layers, whose heads may differ. */
 static void
 draw(random_pass *p)
@@ -125,7 +150,10 @@ draw(random_pass *p)
 	if (below(2) == 0)
 		p->attn[1].d_head = p->attn[0].d_head;
 	for (uint32_t s = 0; s < n_segs; s++)
-		add_segment(p, causal, s);
+		if (causal && s > 0 && p->segs[s - 1].parent == NULL && below(2) == 0)
+			add_trie(p, s);
+		else
+			add_segment(p, causal, s);
 	least = (uint32_t) p->tokens.size() + 1;
 	p->pass = pp_pass();
 	p->pass.owner = below(3) == 0 ? NULL : p->attn;
@@ -161,10 +189,41 @@ is_bounded(const random_pass *p, const cuda_plan *plan, const cuda_counts *c)
 
 /* Counts an item's queries. */
 static void
-cover(std::vector<uint32_t> *seen, const random_pass *p, const cuda_item *item)
+cover(std::vector<uint32_t> *seen, const cuda_plan *plan, const cuda_item *item)
 {
 	for (uint32_t q = 0; q < item->n_q; q++)
-		seen->at(p->segs.at(item->seg).first_token + item->q0 + q)++;
+		seen->at(written(plan->segs)[item->seg].first_token + item->q0 + q)++;
+}
+
+/*
+ * Whether an item's queries see what their tokens may: the kin of a token of a tree are those that
+ * its parents lead to, and the segment's pages are those of the pass.
+ */
+static bool
+is_kin(const random_pass *p, const cuda_plan *plan, const cuda_item *item)
+{
+	const cuda_seg seg = written(plan->segs)[item->seg];
+	const uint32_t n_words = cuda_kin_words(seg.n_new - seg.n_chain);
+
+	for (uint32_t q = item->q0; q < item->q0 + item->n_q; q++)
+	{
+		const pp_segment *own = &p->segs.at(written(plan->token_seg)[seg.first_token + q]);
+		uint32_t j = q - seg.n_chain;
+		std::vector<uint32_t> want(n_words, 0);
+
+		if ((own->parent != NULL) != (q >= seg.n_chain) ||
+		    memcmp(own->pages, written(plan->words) + seg.page0,
+		           (own->n_past + own->n_new + 63) / 64 * 4) != 0)
+			return false;
+		if (own->parent == NULL)
+			continue;
+		for (int32_t up = (int32_t) j; up >= 0; up = own->parent[up])
+			want[up / 32] |= 1u << (up % 32);
+		if (memcmp(want.data(), written(plan->words) + seg.kin0 + (size_t) j * n_words,
+		           n_words * 4) != 0)
+			return false;
+	}
+	return true;
 }
 
 /* Every token once, every key of a split segment in some part, every part folded. */
@@ -176,17 +235,22 @@ is_covered(const random_pass *p, const cuda_plan *plan, const cuda_counts *c)
 	uint32_t n_parts = 0;
 	uint32_t n_folded = 0;
 
-	for (uint32_t i = 0; i < c->n_prefill; i++)
-		cover(&seen, p, &written(plan->prefill)[i]);
-	for (uint32_t i = 0; i < c->n_simple; i++)
-		cover(&seen, p, &written(plan->simple)[i]);
+	for (uint32_t i = 0; i < c->n_prefill + c->n_simple; i++)
+	{
+		const cuda_item *item = i < c->n_prefill ? &written(plan->prefill)[i]
+		                                         : &written(plan->simple)[i - c->n_prefill];
+
+		cover(&seen, plan, item);
+		if (p->attn[0].causal && !is_kin(p, plan, item))
+			return false;
+	}
 	for (uint32_t i = 0; i < c->n_decode; i++)
 	{
 		const cuda_item *item = &written(plan->decode)[i];
 
 		if (item->k0 == 0)
-			cover(&seen, p, item);
-		if (item->k0 != reached.at(item->seg) ||
+			cover(&seen, plan, item);
+		if (!is_kin(p, plan, item) || item->k0 != reached.at(item->seg) ||
 		    (item->partial != PP_CUDA_NONE && item->partial >= plan->max_decode))
 			return false;
 		reached.at(item->seg) = item->k1;
@@ -233,6 +297,7 @@ test_random_passes(void)
 	static pp_cuda cu;
 	static random_pass p;
 	uint32_t n_recorded = 0;
+	uint32_t n_joined = 0;
 
 	cu.arch = 90;
 	cu.n_sms = 132;
@@ -249,18 +314,22 @@ test_random_passes(void)
 		CHECK_MSG(is_covered(&p, &cu.plan, c), "pass %u of %u tokens", i, p.pass.n_tokens);
 		CHECK_MSG(is_placed(&p, &cu.plan), "pass %u of %u tokens", i, p.pass.n_tokens);
 		n_recorded += cu.recording;
+		for (uint32_t k = 0; k < c->n_prefill; k++)
+			n_joined += written(cu.plan.prefill)[k].seg >= p.pass.n_segs;
 		cuda_pass_end(&cu.base);
 	}
 	CHECK_MSG(n_recorded > N_PASSES / 100, "%u passes were recorded", n_recorded);
+	CHECK_MSG(n_joined > N_PASSES / 100, "%u trees were joined to their chains", n_joined);
 }
 
-/* Passes of one shape have their plans in the same places, whatever their histories' lengths are.
- */
+/* Passes of one shape have their plans in the same places, whatever their histories' lengths are:
+ * pages and kin too. */
 static void
 test_same_places(void)
 {
 	static pp_cuda cu;
 	static random_pass p;
+	static const int32_t parents[4] = {-1, 0, 0, 2};
 	cuda_plan first = cuda_plan();
 	bool replayed;
 
@@ -278,10 +347,12 @@ test_same_places(void)
 			p.segs.push_back(pp_segment{s, 1, n_past + s, p.pages[s].data(), NULL});
 			p.rows.push_back(s);
 		}
-		p.tokens.assign(3, 1);
-		p.pos.assign(3, n_past);
+		p.segs[2].n_new = 4;
+		p.segs[2].parent = parents;
+		p.tokens.assign(6, 1);
+		p.pos.assign(6, n_past);
 		p.pass = pp_pass{
-		    &cu,           64,           64, p.attn, 2, 3, 3, 3, p.tokens.data(), p.pos.data(),
+		    &cu,           64,           64, p.attn, 2, 6, 3, 3, p.tokens.data(), p.pos.data(),
 		    p.segs.data(), p.rows.data()};
 		CHECK(cuda_pass_begin(&cu.base, &p.pass, &replayed) == PP_OK);
 		cuda_pass_end(&cu.base);
