@@ -1,7 +1,7 @@
 /*
  * bench_gpu.c: speed of passes on a device, with random weights of the shapes of known models.
  *
- *     bench_gpu [--device cuda:0] [--model NAME] [--work NAME] [--ops]
+ *     bench_gpu [--device cuda:0] [--model NAME] [--form FORM] [--work NAME] [--ops]
  *
  * Nothing is loaded from files: every matrix of a model is made from one block of random bf16, so
  * that a shape of 8 billion parameters is there in seconds. A line is work, figure and unit with
@@ -14,6 +14,9 @@
  * 1,024 tokens; "label" scores rows of 300 tokens by four columns; "shared" rows of 60 tokens
  * behind 240 in common; "trie" the same rows with a label trie of four nodes; "embed" encodes rows
  * of 60 tokens. --ops times single products instead.
+ *
+ * Forms of the weights: bf16; q8_0, q4_0 and q4_k, which stay in their blocks; fp8. Without --form
+ * all works are run in bf16, and mix, decode1 and decode64 of two shapes in the others as well.
  */
 #include <math.h>
 #include <stdio.h>
@@ -49,11 +52,30 @@ static const shape shapes[] = {
     {"minilm-l6", 384, 6, 12, 12, 32, 1536, 30522, false, false, true, true},
 };
 
+/* How weights are held: as what they are handed over, and how prepared. */
+typedef struct form
+{
+	const char *name;
+	pp_dtype type;
+	pp_precision precision;
+	uint32_t weights; /* of a block */
+	uint32_t bytes;
+	uint32_t n_halves; /* scales at its start */
+} form;
+
+static const form forms[] = {
+    {"bf16", PP_BF16, PP_PREC_BF16, 1, 2, 0},     {"q8_0", PP_Q8_0, PP_PREC_NATIVE, 32, 34, 1},
+    {"q4_0", PP_Q4_0, PP_PREC_NATIVE, 32, 18, 1}, {"q4_k", PP_Q4_K, PP_PREC_NATIVE, 256, 144, 2},
+    {"fp8", PP_BF16, PP_PREC_FP8, 1, 2, 0},
+};
+
 typedef struct bench
 {
 	pp_backend *be;
+	const form *form;
 	uint16_t *block; /* random bf16 */
 	size_t n_block;
+	uint8_t *quants; /* random blocks of the form, of n_block weights, or NULL */
 	llm_model *m;
 	llm_workspace *ws;
 	uint32_t n_pages;
@@ -101,10 +123,35 @@ random_u32(void)
 	return (uint32_t) (state >> 16);
 }
 
-/* A matrix out of the block of random numbers. */
-static pp_matrix *
-make_matrix(bench *b, uint32_t n_rows, uint32_t n_cols)
+/* Makes random blocks of the form: quants of any bits, scales of moderate size. */
+static void
+make_quants(bench *b)
 {
+	const form *f = b->form;
+	const size_t n = b->n_block / f->weights;
+
+	free(b->quants);
+	b->quants = NULL;
+	if (f->weights == 1)
+		return;
+	if ((b->quants = malloc(n * f->bytes)) == NULL)
+		fail(f->name, "out of memory");
+	for (size_t i = 0; i < n * f->bytes; i++)
+		b->quants[i] = (uint8_t) random_u32();
+	for (size_t i = 0; i < n; i++)
+		for (uint32_t h = 0; h < f->n_halves; h++)
+		{
+			b->quants[i * f->bytes + 2 * h] = (uint8_t) i;
+			b->quants[i * f->bytes + 2 * h + 1] = f->weights == 256 ? 0x04 : 0x0c; /* 2^-14, -12 */
+		}
+}
+
+/* A matrix out of the block of random numbers, in the form asked for. */
+static pp_matrix *
+make_matrix(bench *b, uint32_t n_rows, uint32_t n_cols, pp_precision precision)
+{
+	const form *f = b->form;
+
 	uint32_t rows_block = (uint32_t) (b->n_block / n_cols);
 	pp_matrix_part parts[64];
 	uint32_t n_parts = 0;
@@ -115,10 +162,12 @@ make_matrix(bench *b, uint32_t n_rows, uint32_t n_cols)
 		uint32_t n = n_rows - done < rows_block ? n_rows - done : rows_block;
 
 		parts[n_parts] =
-		    (pp_matrix_part){b->block, PP_BF16, n, (uint64_t) n_cols * sizeof(uint16_t)};
+		    (pp_matrix_part){b->block, f->type, n, (uint64_t) n_cols / f->weights * f->bytes};
+		if (b->quants != NULL)
+			parts[n_parts].data = b->quants;
 		done += n;
 	}
-	m = b->be->ops->matrix_create(b->be, parts, n_parts, n_cols, PP_PREC_NATIVE);
+	m = b->be->ops->matrix_create(b->be, parts, n_parts, n_cols, precision);
 	if (m == NULL)
 		fail("matrix", b->be->message);
 	return m;
@@ -143,11 +192,12 @@ make_vector(bench *b, uint32_t n, float value)
 
 /* Describes a shape as the loader would. */
 static void
-make_arch(llm_arch *a, const shape *s)
+make_arch(llm_arch *a, const shape *s, const form *f)
 {
 	float *inv_freq;
 
-	snprintf(a->name, sizeof(a->name), "%s", s->name);
+	snprintf(a->name, sizeof(a->name), "%s%s%s", s->name, f == forms ? "" : ".",
+	         f == forms ? "" : f->name);
 	a->arena = llm_arena_create();
 	a->attn = llm_arena_alloc(a->arena, s->n_layers, sizeof(pp_attn));
 	a->rope = llm_arena_alloc(a->arena, s->n_layers, sizeof(pp_rope));
@@ -194,10 +244,10 @@ make_layer(bench *b, const shape *s, llm_layer *l)
 
 	l->attn_norm = make_vector(b, s->d, 1.0f);
 	l->ffn_norm = make_vector(b, s->d, 1.0f);
-	l->qkv = make_matrix(b, n_qkv, s->d);
-	l->attn_out = make_matrix(b, s->d, s->n_heads * s->d_head);
-	l->ffn_in = make_matrix(b, s->d_ff * (s->encoder ? 1 : 2), s->d);
-	l->ffn_out = make_matrix(b, s->d, s->d_ff);
+	l->qkv = make_matrix(b, n_qkv, s->d, b->form->precision);
+	l->attn_out = make_matrix(b, s->d, s->n_heads * s->d_head, b->form->precision);
+	l->ffn_in = make_matrix(b, s->d_ff * (s->encoder ? 1 : 2), s->d, b->form->precision);
+	l->ffn_out = make_matrix(b, s->d, s->d_ff, b->form->precision);
 	if (s->qk_norm)
 	{
 		l->q_norm = make_vector(b, s->d_head, 1.0f);
@@ -225,12 +275,12 @@ open_model(bench *b, const shape *s)
 		fail(s->name, "out of memory");
 	b->m = m;
 	m->be = b->be;
-	m->precision = PP_PREC_NATIVE;
-	make_arch(&m->arch, s);
+	m->precision = b->form->precision;
+	make_arch(&m->arch, s, b->form);
 	m->layers = llm_calloc(s->n_layers, sizeof(*m->layers));
-	m->embed = make_matrix(b, s->n_vocab, s->d);
+	m->embed = make_matrix(b, s->n_vocab, s->d, PP_PREC_NATIVE);
 	if (!s->encoder)
-		m->head = s->tied ? m->embed : make_matrix(b, s->n_vocab, s->d);
+		m->head = s->tied ? m->embed : make_matrix(b, s->n_vocab, s->d, PP_PREC_NATIVE);
 	for (uint32_t i = 0; m->layers != NULL && i < s->n_layers; i++)
 		make_layer(b, s, &m->layers[i]);
 	m->final_norm_w = make_vector(b, s->d, 1.0f);
@@ -508,7 +558,7 @@ work_embed(bench *b, uint32_t n_own, uint32_t n_rows)
 static void
 time_product(bench *b, const shape *s, const char *name, uint32_t n, uint32_t k, uint32_t t)
 {
-	pp_matrix *w = make_matrix(b, n, k);
+	pp_matrix *w = make_matrix(b, n, k, b->form->precision);
 	pp_act *x = b->be->ops->alloc(b->be, (size_t) t * k * b->be->act_bytes);
 	pp_act *y = b->be->ops->alloc(b->be, (size_t) t * n * b->be->act_bytes);
 	double start = 0;
@@ -533,8 +583,12 @@ time_product(bench *b, const shape *s, const char *name, uint32_t n, uint32_t k,
 	}
 	b->be->ops->sync(b->be);
 	start = (now() - start) / 20;
-	printf("%s/%s\t%.1f\tTFLOP/s\t%u x %u x %u, %.1f us, %.2f TB/s of weights\n", s->name, name,
-	       2e-12 * t * n * k / start, t, n, k, start * 1e6, 2e-12 * n * k / start);
+	printf("%s.%s/%s\t%.1f\tTFLOP/s\t%u x %u x %u, %.1f us, %.2f TB/s of weights\n", s->name,
+	       b->form->name, name, 2e-12 * t * n * k / start, t, n, k, start * 1e6,
+	       1e-12 * n * k / start *
+	           (b->form->precision == PP_PREC_FP8
+	                ? 1.0
+	                : (double) b->form->bytes / (double) b->form->weights));
 	b->be->ops->release(b->be, x);
 	b->be->ops->release(b->be, y);
 	b->be->ops->matrix_destroy(b->be, w);
@@ -562,31 +616,67 @@ wanted(const char *asked, const char *name)
 	return asked == NULL || strcmp(asked, name) == 0;
 }
 
-/* All works of a shape. */
+/* All works of a shape in a form. */
 static void
 run_shape(bench *b, const shape *s, const char *work)
 {
+	const bool brief = b->form != forms;
+
 	open_model(b, s);
 	if (!s->encoder && wanted(work, "mix"))
 		work_mix(b, "mix", 0);
-	if (!s->encoder && s->d <= 2048 && wanted(work, "padded"))
+	if (!s->encoder && !brief && s->d <= 2048 && wanted(work, "padded"))
 		work_mix(b, "padded", N_MIX);
-	if (!s->encoder && s->d <= 2048 && wanted(work, "sorted"))
+	if (!s->encoder && !brief && s->d <= 2048 && wanted(work, "sorted"))
 		work_mix(b, "sorted", N_MIX / 4);
 	if (!s->encoder && wanted(work, "decode1"))
 		work_decode(b, "decode1", 1, 128);
 	if (!s->encoder && wanted(work, "decode64"))
 		work_decode(b, "decode64", 64, 1024);
-	if (!s->encoder && s->d <= 1536 && wanted(work, "label"))
+	if (!s->encoder && !brief && s->d <= 1536 && wanted(work, "label"))
 		work_label(b, "label", 0, 300, 54, false);
-	if (!s->encoder && s->d <= 1536 && wanted(work, "shared"))
+	if (!s->encoder && !brief && s->d <= 1536 && wanted(work, "shared"))
 		work_label(b, "shared", 240, 60, 272, false);
-	if (!s->encoder && s->d <= 1536 && wanted(work, "trie"))
+	if (!s->encoder && !brief && s->d <= 1536 && wanted(work, "trie"))
 		work_label(b, "trie", 240, 60, 204, true);
 	if (s->encoder && wanted(work, "embed"))
 		work_embed(b, 60, 512);
 	fflush(stdout);
 	close_model(b);
+}
+
+/* Whether the device takes a form; says why not. */
+static bool
+form_taken(bench *b)
+{
+	const uint64_t row_bytes = 256 / b->form->weights * b->form->bytes;
+	const pp_matrix_part part = {b->block, b->form->type, 64, row_bytes};
+	pp_matrix *m = b->be->ops->matrix_create(b->be, &part, 1, 256, b->form->precision);
+
+	if (m == NULL)
+		fprintf(stderr, "bench_gpu: no %s: %s\n", b->form->name, b->be->message);
+	else
+		b->be->ops->matrix_destroy(b->be, m);
+	return m != NULL;
+}
+
+/*
+ * A shape in a form, if it is wanted: in forms other than bf16 two shapes are, unless one is named.
+ */
+static void
+run_form(bench *b, const shape *s, const char *asked, const char *work, bool ops)
+{
+	const bool usual = b->form == forms || (!ops && (s == &shapes[0] || s == &shapes[3]));
+
+	if (asked == NULL ? !usual : strcmp(asked, b->form->name) != 0)
+		return;
+	if (!form_taken(b))
+		return;
+	make_quants(b);
+	if (ops)
+		run_ops(b, s);
+	else
+		run_shape(b, s, work);
 }
 
 /* Reads the command line, runs what it names. */
@@ -597,6 +687,7 @@ main(int argc, char **argv)
 	const char *device = "cuda:0";
 	const char *model = NULL;
 	const char *work = NULL;
+	const char *form_name = NULL;
 	bool ops = false;
 
 	for (int i = 1; i < argc; i++)
@@ -606,6 +697,8 @@ main(int argc, char **argv)
 			device = argv[++i];
 		else if (i + 1 < argc && strcmp(argv[i], "--model") == 0)
 			model = argv[++i];
+		else if (i + 1 < argc && strcmp(argv[i], "--form") == 0)
+			form_name = argv[++i];
 		else if (i + 1 < argc && strcmp(argv[i], "--work") == 0)
 			work = argv[++i];
 		else
@@ -622,12 +715,11 @@ main(int argc, char **argv)
 	for (size_t i = 0; i < b.n_block; i++)
 		b.block[i] = (uint16_t) (0x3c80u | (random_u32() & 0x807fu));
 	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
-		if (model == NULL || strcmp(model, shapes[i].name) == 0)
-		{
-			if (ops)
-				run_ops(&b, &shapes[i]);
-			else
-				run_shape(&b, &shapes[i], work);
-		}
+		for (size_t f = 0; f < sizeof(forms) / sizeof(forms[0]); f++)
+			if (model == NULL || strcmp(model, shapes[i].name) == 0)
+			{
+				b.form = &forms[f];
+				run_form(&b, &shapes[i], form_name, work, ops);
+			}
 	return 0;
 }
