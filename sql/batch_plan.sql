@@ -75,6 +75,14 @@ SELECT differs($$SELECT a.id, b.id AS b FROM ticket a FULL JOIN ticket b
 RESET enable_nestloop; RESET enable_mergejoin;
 SELECT differs($$SELECT a.id, b.id AS b FROM ticket a JOIN ticket b ON a.id = b.id + 1
     AND prepack.score(a.body || b.body, 'c') > 0.2$$);
+-- a condition that proves one partner at most moves above the join: the join must not stop at the first
+CREATE UNIQUE INDEX label_name ON label (name);
+SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_indexscan = off; SET enable_bitmapscan = off;
+SET enable_indexonlyscan = off;
+SELECT differs($$SELECT t.id, l.n FROM ticket t JOIN label l ON l.name = prepack.classify(t.body, '{a,b}')$$);
+RESET enable_hashjoin; RESET enable_mergejoin; RESET enable_indexscan; RESET enable_bitmapscan;
+RESET enable_indexonlyscan;
+DROP INDEX label_name;
 SELECT differs($$SELECT a.id, b.id AS b FROM ticket a LEFT JOIN ticket b ON a.id = b.id + 1
     AND prepack.score(a.body || b.body, 'c') > 0.5$$);
 SELECT differs($$SELECT id, prepack.score(prepack.generate('Say', body), 'c') FROM ticket$$);

@@ -325,7 +325,11 @@ walk_children(Plan *plan, PlanContext *context)
 	}
 }
 
-/* The call quals that may move above the node: its filter, and the conditions of an inner join. */
+/*
+ * The call quals that may move above the node: its filter, and the conditions of an inner join. The
+ * planner may have proved by one of these that an outer row has one partner at most; without it the
+ * first candidate is not the only one.
+ */
 static List *
 movable_quals(Plan *plan)
 {
@@ -333,7 +337,11 @@ movable_quals(Plan *plan)
 
 	if ((IsA(plan, NestLoop) || IsA(plan, HashJoin) || IsA(plan, MergeJoin)) &&
 	    ((Join *) plan)->jointype == JOIN_INNER)
+	{
 		quals = take_call_quals(&((Join *) plan)->joinqual);
+		if (quals != NIL)
+			((Join *) plan)->inner_unique = false;
+	}
 	return list_concat(quals, take_call_quals(&plan->qual));
 }
 
