@@ -75,6 +75,99 @@ EXECUTE kept;
 RESET extra_float_digits;
 DEALLOCATE kept;
 
+
+-- foreign keys that do not hold, though the server calls them valid
+CREATE TABLE city (id int PRIMARY KEY, name text);
+CREATE TABLE shop (id int, city_id int NOT NULL REFERENCES city);
+INSERT INTO city SELECT i, 'c' || i FROM generate_series(1, 20) i;
+INSERT INTO shop SELECT i, i % 20 + 1 FROM generate_series(1, 200) i;
+ANALYZE city, shop;
+SELECT prepack.materialize('SELECT s.id, c.name FROM shop s JOIN city c ON c.id = s.city_id') > 0 AS built;
+SELECT check_answer('SELECT count(id) FROM shop');
+SET session_replication_role = replica;
+DELETE FROM city WHERE id = 3;
+RESET session_replication_role;
+SELECT check_answer('SELECT count(id) FROM shop');
+SELECT prepack.materialize('SELECT s.id, c.name FROM shop s JOIN city c ON c.id = s.city_id') > 0 AS built;
+SELECT check_answer('SELECT count(id) FROM shop');
+SELECT check_answer('SELECT s.id FROM shop s JOIN city c ON c.id = s.city_id');
+
+-- functions that functions call, of aggregates, of domains
+CREATE FUNCTION inner_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
+CREATE FUNCTION outer_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN inner_one($1); END';
+CREATE FUNCTION adds(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 + $2; END';
+CREATE AGGREGATE total(int) (SFUNC = adds, STYPE = int, INITCOND = '0');
+CREATE DOMAIN small AS int;
+SELECT prepack.materialize('SELECT outer_one(a), total(b) FROM e GROUP BY 1') > 0 AS built;
+SELECT prepack.materialize('SELECT a::small, count(*) FROM e GROUP BY 1') > 0 AS built;
+SELECT check_answer('SELECT outer_one(a), total(b) FROM e GROUP BY 1');
+SELECT check_answer('SELECT a::small, count(*) FROM e GROUP BY 1');
+CREATE OR REPLACE FUNCTION inner_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN -$1; END';
+SELECT check_answer('SELECT outer_one(a), total(b) FROM e GROUP BY 1');
+SELECT check_answer('SELECT a::small, count(*) FROM e GROUP BY 1');
+SELECT prepack.materialize('SELECT outer_one(a), total(b) FROM e GROUP BY 1') > 0 AS built;
+CREATE OR REPLACE FUNCTION adds(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 - $2; END';
+SELECT check_answer('SELECT outer_one(a), total(b) FROM e GROUP BY 1');
+SELECT prepack.materialize('SELECT outer_one(a), total(b) FROM e GROUP BY 1') > 0 AS built;
+BEGIN;
+CREATE OR REPLACE FUNCTION adds(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 0; END';
+SELECT check_answer('SELECT outer_one(a), total(b) FROM e GROUP BY 1');
+ROLLBACK;
+-- what is volatile below an aggregate or a domain is not run
+CREATE FUNCTION notes(int, int) RETURNS int VOLATILE LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_notify(''traps'', ''run''); RETURN $1 + $2; END';
+CREATE AGGREGATE noisy(int) (SFUNC = notes, STYPE = int, INITCOND = '0');
+CREATE FUNCTION accepts(int) RETURNS bool VOLATILE LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_notify(''traps'', ''run''); RETURN true; END';
+CREATE DOMAIN checked AS int CHECK (accepts(VALUE));
+SELECT prepack.materialize('SELECT noisy(a) FROM e');
+SELECT prepack.materialize('SELECT a::checked, count(*) FROM e GROUP BY 1');
+
+-- types in use by a speculative table only are not in use
+CREATE TYPE mood AS ENUM ('sad', 'glad');
+CREATE COLLATION own_order FROM "C";
+CREATE TABLE felt (m mood, t text);
+SELECT prepack.materialize('SELECT m, t COLLATE own_order, count(*) FROM felt GROUP BY 1, 2') > 0 AS built;
+SELECT prepack.materialize('SELECT a::small, count(*) FROM e GROUP BY 1') > 0 AS built;
+ALTER DOMAIN small ADD CHECK (VALUE > 1);
+SELECT check_answer('SELECT a::small, count(*) FROM e WHERE a > 1 GROUP BY 1');
+DROP TABLE felt;
+DROP TYPE mood;
+DROP COLLATION own_order;
+ANALYZE;
+
+-- a transaction that builds, then writes
+CREATE TABLE late (a int);
+BEGIN;
+SELECT prepack.materialize('SELECT count(*) FROM late') > 0 AS built;
+INSERT INTO late VALUES (1);
+COMMIT;
+SELECT check_answer('SELECT count(*) FROM late');
+
+-- a temporary child is there for one session
+CREATE TEMP TABLE late_child () INHERITS (late);
+SELECT prepack.materialize('SELECT count(*) FROM late');
+DROP TABLE late_child;
+
+-- the right to execute a function
+CREATE ROLE regress_trapped;
+GRANT USAGE ON SCHEMA traps TO regress_trapped;
+SELECT prepack.grant_usage('regress_trapped');
+GRANT USAGE ON SCHEMA prepack TO regress_trapped;
+GRANT SELECT ON e TO regress_trapped;
+SET ROLE regress_trapped;
+SELECT prepack.materialize('SELECT abs(a), count(*) FROM e GROUP BY 1') > 0 AS built;
+SELECT check_answer('SELECT abs(a), count(*) FROM e GROUP BY 1');
+RESET ROLE;
+REVOKE EXECUTE ON FUNCTION abs(int) FROM PUBLIC;
+SET ROLE regress_trapped;
+SELECT abs(a), count(*) FROM e GROUP BY 1;
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION abs(int) TO PUBLIC;
+REVOKE ALL ON SCHEMA prepack FROM regress_trapped;
+DROP OWNED BY regress_trapped;
+DROP ROLE regress_trapped;
+
 SET client_min_messages = error;
 SELECT prepack.reset_speculation() >= 0 AS reset;
 DROP SCHEMA traps CASCADE;

@@ -49,6 +49,14 @@
 #define PP_AM_AUTOVACUUM_WORKER()     IsAutoVacuumWorkerProcess()
 #endif
 
+/* 16: one function checks privileges of all kinds of objects. */
+#if PG_VERSION_NUM >= 160000
+#define PP_FUNCTION_ACLCHECK(function, role) \
+	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
+#else
+#define PP_FUNCTION_ACLCHECK(function, role) pg_proc_aclcheck(function, role, ACL_EXECUTE)
+#endif
+
 /* 16: flatten_join_alias_vars takes the planner's state, NULL outside of it. */
 #if PG_VERSION_NUM >= 160000
 #define PP_FLATTEN_JOIN_ALIASES(query, node) flatten_join_alias_vars(NULL, query, node)
@@ -83,6 +91,7 @@
 #if PG_VERSION_NUM >= 160000
 #include "parser/parse_relation.h"
 #define PP_CLEAR_PERMISSIONS(rte)         ((void) 0)
+#define PP_UNCHECKED(rte)                 ((rte)->perminfoindex = 0)
 #define PP_COPY_PERMISSION_LIST(to, from) ((to)->rteperminfos = copyObject((from)->rteperminfos))
 #define PP_LET_OWNER_READ(query, rte, owner) \
 	do \
@@ -96,6 +105,7 @@
 #define PP_CLEAR_PERMISSIONS(rte) \
 	((rte)->requiredPerms = 0, (rte)->checkAsUser = InvalidOid, (rte)->selectedCols = NULL, \
 	 (rte)->insertedCols = NULL, (rte)->updatedCols = NULL, (rte)->extraUpdatedCols = NULL)
+#define PP_UNCHECKED(rte)                    PP_CLEAR_PERMISSIONS(rte)
 #define PP_COPY_PERMISSION_LIST(to, from)    ((void) 0)
 #define PP_LET_OWNER_READ(query, rte, owner) ((void) (owner))
 #define PP_VAR_NULLING_RELS(var)             ((Bitmapset **) NULL)

@@ -19,9 +19,10 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "catalog/pg_type.h"
 #include "catalog/toasting.h"
 #include "commands/defrem.h"
@@ -46,6 +47,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "speql_calls.h"
 #include "speql_registry.h"
 #include "speql_track.h"
 
@@ -71,81 +73,33 @@ all_relations(const Query *definition)
 	return all;
 }
 
-/* True when every relation of a list is an ordinary heap whose writers can be tracked. */
+/*
+ * True when every relation of a list is an ordinary heap whose writers can be tracked. A temporary
+ * child of a permanent table has rows for one session only.
+ */
 static bool
 all_tracked_kind(List *relids)
 {
 	ListCell *lc;
 
 	foreach (lc, relids)
-	{
-		char kind = get_rel_relkind(lfirst_oid(lc));
-
-		if (kind != RELKIND_RELATION && kind != RELKIND_MATVIEW &&
-		    kind != RELKIND_PARTITIONED_TABLE)
+		if (!speql_relation_allowed(lfirst_oid(lc)))
 			return false;
-	}
 	return true;
 }
 
-/* Collects functions that users made. */
+/* Tracks what the definition reads, and functions if it calls any that can change. */
 static bool
-function_walker(Oid function, void *context)
-{
-	List **functions = context;
-
-	if (function >= FirstNormalObjectId)
-		*functions = list_append_unique_oid(*functions, function);
-	return false;
-}
-
-/* Walker over queries and expressions. */
-static bool
-functions_walker(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	(void) check_functions_in_node(node, function_walker, context);
-	if (IsA(node, Query))
-		return query_tree_walker(castNode(Query, node), functions_walker, context, 0);
-	return expression_tree_walker(node, functions_walker, context);
-}
-
-/* Notes the versions of a definition's functions; false when there are too many. */
-static bool
-note_functions(SpeqlTable *table, const Query *definition)
-{
-	List *functions = NIL;
-	ListCell *lc;
-
-	(void) functions_walker((Node *) unconstify(Query *, definition), &functions);
-	if (list_length(functions) > SPEQL_FUNCS_MAX)
-		return false;
-	foreach (lc, functions)
-	{
-		HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(lfirst_oid(lc)));
-		SpeqlFuncDep *dep = &table->funcs[table->n_funcs++];
-
-		if (!HeapTupleIsValid(tuple))
-			return false;
-		dep->oid = lfirst_oid(lc);
-		dep->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
-		dep->tid = tuple->t_self;
-		ReleaseSysCache(tuple);
-	}
-	return true;
-}
-
-/* Tracks what the definition reads. */
-static bool
-track(SpeqlTable *table, List *relids)
+track(SpeqlTable *table, List *relids, bool calls)
 {
 	Oid oids[SPEQL_DEPS_MAX];
 	ListCell *lc;
 	int n = 0;
 
-	if (list_length(relids) > SPEQL_DEPS_MAX || relids == NIL)
+	if (list_length(relids) + calls > SPEQL_DEPS_MAX || relids == NIL)
 		return false;
+	if (calls)
+		oids[n++] = SPEQL_FUNCTIONS;
 	foreach (lc, relids)
 		oids[n++] = lfirst_oid(lc);
 	if (!speql_track_begin(oids, n, table->deps))
@@ -153,6 +107,18 @@ track(SpeqlTable *table, List *relids)
 	table->n_deps = n;
 	speql_track_wait(table->deps, n);
 	return true;
+}
+
+/*
+ * True when no partition or child came or went while this waited for writers: those of a new one
+ * would not be noted. From the snapshot on, whoever attaches one is noted himself.
+ */
+static bool
+same_relations(const Query *definition, List *relids)
+{
+	List *now = all_relations(definition);
+
+	return list_difference_oid(now, relids) == NIL && list_difference_oid(relids, now) == NIL;
 }
 
 /* ---- the table --------------------------------------------------------------------------- */
@@ -219,6 +185,11 @@ create_table(const Query *definition, const char *name)
 	NewRelationCreateToastTable(address.objectId, (Datum) 0);
 	member.objectId = extension;
 	recordDependencyOn(&address, &member, DEPENDENCY_EXTENSION);
+	/* Nobody should be told that a type is in use by a table that he did not make. */
+	(void) deleteDependencyRecordsForClass(RelationRelationId, address.objectId, TypeRelationId,
+	                                       DEPENDENCY_NORMAL);
+	(void) deleteDependencyRecordsForClass(RelationRelationId, address.objectId,
+	                                       CollationRelationId, DEPENDENCY_NORMAL);
 	SetUserIdAndSecContext(user, sec_context);
 	CommandCounterIncrement();
 	return address.objectId;
@@ -466,9 +437,61 @@ speql_estimate(Query *definition)
 	return e;
 }
 
+/* A receiver that ends the run at the first row. */
+typedef struct Probe
+{
+	DestReceiver receiver; /* first */
+	bool found;
+} Probe;
+
+/* Takes the row. */
+static bool
+probe_receive(TupleTableSlot *slot, DestReceiver *self)
+{
+	((Probe *) self)->found = true;
+	return false;
+}
+
+/* Nothing to do. */
+static void
+probe_shutdown(DestReceiver *self)
+{
+}
+
+/*
+ * True when the foreign keys that a definition joins along hold in its snapshot. To see that may
+ * cost twice as much as the definition; beyond that, they count as broken.
+ */
+static bool
+keys_hold(Query *definition, Snapshot snapshot)
+{
+	SpeqlReason reason;
+	SpeqlForm *form = speql_form(definition, NIL, NULL, &reason);
+	double budget = 2 * speql_estimate(definition).cost;
+	ListCell *lc;
+
+	foreach (lc, form ? speql_keys_orphans(form) : NIL)
+	{
+		Probe probe = {.receiver = {.receiveSlot = probe_receive,
+		                            .rStartup = filler_startup,
+		                            .rShutdown = probe_shutdown,
+		                            .rDestroy = probe_shutdown,
+		                            .mydest = DestTuplestore}};
+		PlannedStmt *plan = standard_planner(lfirst_node(Query, lc), "", 0, NULL);
+
+		budget -= plan->planTree->total_cost;
+		if (budget < 0)
+			return false;
+		speql_run(plan, "", snapshot, &probe.receiver);
+		if (probe.found)
+			return false;
+	}
+	return true;
+}
+
 /* Runs the definition into a new table. */
 static bool
-build_rows(SpeqlTable *table, Query *definition, List *compared, const char **problem)
+build_rows(SpeqlTable *table, Query *definition, List *relids, List *compared, const char **problem)
 {
 	char *name = speql_table_name(table->id);
 	TimestampTz start = GetCurrentTimestamp();
@@ -480,7 +503,7 @@ build_rows(SpeqlTable *table, Query *definition, List *compared, const char **pr
 	            .table = table};
 	PlannedStmt *plan;
 	Snapshot snapshot;
-	bool fits;
+	bool fits, same;
 
 	table->relid = create_table(definition, name);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -490,15 +513,21 @@ build_rows(SpeqlTable *table, Query *definition, List *compared, const char **pr
 	f.rel = table_open(table->relid, RowExclusiveLock);
 	f.cid = GetCurrentCommandId(true);
 	f.bulk = GetBulkInsertState();
-	speql_run(plan, "", snapshot, &f.receiver);
+	same = same_relations(definition, relids);
+	if (same)
+		speql_run(plan, "", snapshot, &f.receiver);
+	else
+		FreeBulkInsertState(f.bulk);
+	table->keys_hold = same && keys_hold(definition, snapshot);
 	CommandCounterIncrement();
-	fits = !f.over_quota && charge_real_size(table, f.rel) && describe(table, definition, snapshot);
+	fits = same && !f.over_quota && charge_real_size(table, f.rel) &&
+	       describe(table, definition, snapshot);
 	table_close(f.rel, NoLock);
 	PopActiveSnapshot();
 	UnregisterSnapshot(snapshot);
 	if (!fits)
 	{
-		*problem = f.over_quota ? "quota" : "no shared memory";
+		*problem = !same ? "partitions changed" : f.over_quota ? "quota" : "no shared memory";
 		return false;
 	}
 	table->rows = f.rows;
@@ -517,6 +546,7 @@ speql_build(Query *definition, SpeqlTableKind kind, List *compared, uint64 env,
 {
 	List *relids = all_relations(definition);
 	SpeqlTable *table;
+	bool calls;
 
 	Assert(GetCurrentTransactionNestLevel() == 1);
 	*problem = "registry is full";
@@ -525,9 +555,10 @@ speql_build(Query *definition, SpeqlTableKind kind, List *compared, uint64 env,
 		return 0;
 	speql_registry_publish_at_commit(table);
 	*problem = "tables cannot be tracked";
-	if (!all_tracked_kind(relids) || !note_functions(table, definition) || !track(table, relids))
+	if (!all_tracked_kind(relids) || !speql_calls_note(table, definition, &calls) ||
+	    !track(table, relids, calls))
 		return 0;
-	if (!build_rows(table, definition, compared, problem))
+	if (!build_rows(table, definition, relids, compared, problem))
 	{
 		ObjectAddress object = {.classId = RelationRelationId, .objectId = table->relid};
 

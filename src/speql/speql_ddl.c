@@ -18,7 +18,9 @@
 #include "tcop/utility.h"
 
 #include "compat.h"
+#include "speql_registry.h"
 #include "speql_shared.h"
+#include "speql_track.h"
 
 static ProcessUtility_hook_type prev_utility_hook = NULL;
 
@@ -94,6 +96,34 @@ wants_relations(Node *command)
 	}
 }
 
+/* True for a command that may change what functions, operators or domains do. */
+static bool
+changes_functions(Node *command)
+{
+	switch (nodeTag(command))
+	{
+		case T_CreateFunctionStmt:
+		case T_AlterFunctionStmt:
+		case T_DefineStmt:
+		case T_AlterOperatorStmt:
+		case T_CreateCastStmt:
+		case T_AlterDomainStmt:
+		case T_CreateExtensionStmt:
+		case T_AlterExtensionStmt:
+		case T_DropOwnedStmt:
+			return true;
+		case T_DropStmt:
+			return castNode(DropStmt, command)->removeType != OBJECT_TABLE &&
+			       castNode(DropStmt, command)->removeType != OBJECT_INDEX;
+		case T_RenameStmt:
+			return castNode(RenameStmt, command)->renameType != OBJECT_TABLE;
+		case T_AlterObjectSchemaStmt:
+			return castNode(AlterObjectSchemaStmt, command)->objectType != OBJECT_TABLE;
+		default:
+			return false;
+	}
+}
+
 /* Clears the way, then lets the command run. */
 static void
 ddl_utility(PlannedStmt *stmt, const char *text, bool read_only_tree, ProcessUtilityContext context,
@@ -103,6 +133,8 @@ ddl_utility(PlannedStmt *stmt, const char *text, bool read_only_tree, ProcessUti
 	Node *command = stmt->utilityStmt;
 	const char *database = database_wanted(command);
 
+	if (changes_functions(command))
+		speql_track_functions_changed();
 	if (speql_shared != NULL && database != NULL)
 		signal_workers(get_database_oid(database, true), SIGTERM, false);
 	else if (speql_shared != NULL && wants_relations(command))
@@ -113,6 +145,8 @@ ddl_utility(PlannedStmt *stmt, const char *text, bool read_only_tree, ProcessUti
 	else
 		standard_ProcessUtility(stmt, text, read_only_tree, context, params, environment, dest,
 		                        completion);
+	if (speql_shared != NULL && (IsA(command, DropStmt) || IsA(command, DropOwnedStmt)))
+		speql_registry_drop_dangling();
 }
 
 /* Installs the hook. */

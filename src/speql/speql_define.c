@@ -22,6 +22,7 @@
 #include "utils/lsyscache.h"
 
 #include "compat.h"
+#include "speql_calls.h"
 
 /* ---- collecting -------------------------------------------------------------------------- */
 
@@ -282,7 +283,7 @@ check_definition(const Query *v)
 {
 	Node *node = (Node *) unconstify(Query *, v);
 
-	if (contain_mutable_functions(node))
+	if (contain_mutable_functions(node) || speql_calls_volatile(node))
 		return SPEQL_R_VOLATILE;
 	if (limit_walker(node, NULL))
 		return SPEQL_R_SUBQUERY;

@@ -180,16 +180,16 @@ odd_column_walker(Node *node, void *context)
 }
 
 /* True when a relation's rows are what its writers' locks tell about. */
-static bool
-relation_allowed(const RangeTblEntry *rte)
+bool
+speql_relation_allowed(Oid relid)
 {
 	HeapTuple tuple;
 	Form_pg_class class;
 	bool allowed;
 
-	if (rte->tablesample != NULL || rte->relid < FirstNormalObjectId)
+	if (relid < FirstNormalObjectId)
 		return false;
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(rte->relid));
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	class = (Form_pg_class) GETSTRUCT(tuple);
@@ -231,7 +231,7 @@ relation_walker(Node *node, void *arg)
 			context->reason = SPEQL_R_ROW_SECURITY;
 		if (rte->rtekind == RTE_RELATION && rte->relkind != RELKIND_VIEW)
 		{
-			if (!relation_allowed(rte))
+			if (rte->tablesample != NULL || !speql_relation_allowed(rte->relid))
 				context->reason = SPEQL_R_TABLES;
 			context->relids = list_append_unique_oid(context->relids, rte->relid);
 		}

@@ -5,6 +5,10 @@
  * neither drops nor multiplies rows: it is joined along a validated foreign key whose columns are
  * never null, all of the key and nothing else (Goldstein and Larson, section 3.2). Such tables are
  * taken off one after the other.
+ *
+ * That a foreign key is valid does not prove that it holds: superusers can write without triggers,
+ * logical replication does, triggers can suppress a cascade. So the build of a table looks for
+ * orphans under the table's own snapshot; whatever is written later makes the table stale.
  */
 #include "speql_match.h"
 
@@ -14,7 +18,9 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
 #include "nodes/bitmapset.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
@@ -25,7 +31,7 @@
 
 #include "compat.h"
 
-/* True for a constraint that every row satisfies at every moment. */
+/* True for a constraint that the server checks at every moment, or that is checked here. */
 static bool
 constraint_holds(Oid constraint)
 {
@@ -184,6 +190,128 @@ speql_keys_take_off(const SpeqlForm *v, List *items, List **implied)
 	}
 	return items == NIL;
 }
+
+/* ---- do they hold? ----------------------------------------------------------------------- */
+
+/* A block that reads one relation without asking who may, as "SELECT 1 FROM … WHERE …". */
+static Query *
+read_one(const RangeTblEntry *rte, Expr *condition)
+{
+	Query *query = makeNode(Query);
+	RangeTblRef *ref = makeNode(RangeTblRef);
+	RangeTblEntry *own = copyObject(unconstify(RangeTblEntry *, rte));
+	Const *one = makeConst(INT4OID, -1, InvalidOid, sizeof(int32), Int32GetDatum(1), false, true);
+
+	PP_UNCHECKED(own);
+	ref->rtindex = 1;
+	query->commandType = CMD_SELECT;
+	query->canSetTag = true;
+	query->rtable = list_make1(own);
+	query->jointree = makeFromExpr(list_make1(ref), (Node *) condition);
+	query->targetList = list_make1(makeTargetEntry((Expr *) one, 1, "c", false));
+	return query;
+}
+
+/* Rows of one relation that have no partner in another. */
+static Query *
+orphans_of(const SpeqlForm *v, List *conditions, int from, int to)
+{
+	SubLink *exists = makeNode(SubLink);
+	Query *query;
+	ListCell *lc, *arg;
+
+	conditions = copyObject(conditions);
+	foreach (lc, conditions)
+		foreach (arg, lfirst_node(OpExpr, lc)->args)
+		{
+			Var *var = lfirst_node(Var, arg);
+
+			var->varlevelsup = var->varno == from;
+			var->varno = var->varnosyn = 1;
+		}
+	exists->subLinkType = EXISTS_SUBLINK;
+	exists->subselect =
+	    (Node *) read_one(rt_fetch(to, v->query->rtable), make_ands_explicit(conditions));
+	exists->location = -1;
+	query =
+	    read_one(rt_fetch(from, v->query->rtable), makeBoolExpr(NOT_EXPR, list_make1(exists), -1));
+	query->hasSubLinks = true;
+	query->limitCount = (Node *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(1),
+	                                       false, FLOAT8PASSBYVAL);
+	return query;
+}
+
+/* The conditions between two relations and nothing else, if all of them equate columns. */
+static List *
+conditions_between(const SpeqlForm *v, int from, int to)
+{
+	Bitmapset *both = bms_add_member(bms_make_singleton(from), to);
+	List *conditions = NIL;
+	ListCell *lc;
+
+	foreach (lc, v->conjuncts)
+	{
+		if (!bms_equal(pull_varnos(NULL, lfirst(lc)), both))
+			continue;
+		if (!is_column_equality(lfirst(lc)))
+			return NIL;
+		conditions = lappend(conditions, lfirst(lc));
+	}
+	return conditions;
+}
+
+/* True for an item of FROM that is a relation by itself. */
+static bool
+is_relation(const SpeqlForm *v, Node *item)
+{
+	return IsA(item, RangeTblRef) &&
+	       rt_fetch(castNode(RangeTblRef, item)->rtindex, v->query->rtable)->rtekind ==
+	           RTE_RELATION;
+}
+
+/* True when nothing is asked of a relation but to be joined: only then is it ever taken off. */
+static bool
+is_only_joined(const SpeqlForm *v, int index)
+{
+	ListCell *lc;
+
+	foreach (lc, v->conjuncts)
+	{
+		Bitmapset *read = pull_varnos(NULL, lfirst(lc));
+
+		if (bms_is_member(index, read) &&
+		    (bms_num_members(read) != 2 || !is_column_equality(lfirst(lc))))
+			return false;
+	}
+	return true;
+}
+
+/* Looks at all pairs. */
+List *
+speql_keys_orphans(const SpeqlForm *v)
+{
+	List *queries = NIL;
+	ListCell *a, *b;
+
+	foreach (a, v->items)
+		foreach (b, v->items)
+		{
+			int from, to;
+			List *conditions;
+
+			if (a == b || !is_relation(v, lfirst(a)) || !is_relation(v, lfirst(b)))
+				continue;
+			from = lfirst_node(RangeTblRef, a)->rtindex;
+			to = lfirst_node(RangeTblRef, b)->rtindex;
+			conditions = conditions_between(v, from, to);
+			if (conditions != NIL && is_only_joined(v, to) &&
+			    joined_along_key(v, conditions, from, to))
+				queries = lappend(queries, orphans_of(v, conditions, from, to));
+		}
+	return queries;
+}
+
+/* ---- keys that the server guards itself -------------------------------------------------- */
 
 /* True when a column is never null. */
 bool

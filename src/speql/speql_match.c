@@ -324,7 +324,8 @@ try_mapping(Search *s, Node **chosen)
 		covered = bms_union(covered, indexes_of(chosen[i++]));
 	}
 	m->reason = SPEQL_R_TABLES;
-	if (list_length(extra) == i || !speql_keys_take_off(m->v, extra, &m->implied))
+	if (list_length(extra) == i || (extra != NIL && !s->candidate->keys_hold) ||
+	    !speql_keys_take_off(m->v, extra, &m->implied))
 		return false;
 	m->covered = covered;
 	m->others = NIL;

@@ -51,12 +51,16 @@ extern SpeqlForm *speql_named_form(const Query *block, SpeqlReason *reason);
  */
 extern List *speql_relations(const Query *query, SpeqlReason *reason);
 
+/* True when the rows of a relation are what its writers' locks tell about. */
+extern bool speql_relation_allowed(Oid relid);
+
 /* The table that a match may use: what the registry knows of it. */
 typedef struct SpeqlCandidate
 {
 	uint64 id;
 	Oid relid;
 	double rows;
+	bool keys_hold;  /* joins along foreign keys neither dropped nor multiplied rows */
 	SpeqlForm *form; /* of its definition */
 	List *relids;    /* that it reads */
 } SpeqlCandidate;
@@ -100,6 +104,12 @@ typedef struct SpeqlMapping
  * hold for every row because of that.
  */
 extern bool speql_keys_take_off(const SpeqlForm *v, List *items, List **implied);
+
+/*
+ * The queries that give a row when a foreign key that a definition joins along does not hold: of
+ * tables that were written without triggers, for one. List of Query.
+ */
+extern List *speql_keys_orphans(const SpeqlForm *v);
 
 /* The columns of a relation's primary key, as integers; NIL when it has none. */
 extern List *speql_keys_primary(Oid relid);

@@ -19,6 +19,7 @@
 #include "compat.h"
 #include "prepack.h"
 #include "speql_ahead.h"
+#include "speql_calls.h"
 #include "speql_env.h"
 #include "speql_feed.h"
 #include "speql_history.h"
@@ -287,7 +288,8 @@ over_tables(const Query *parse, ParamListInfo params, List **uses)
 	if (f.candidates == NIL)
 		return NULL;
 	query = copyObject(unconstify(Query *, parse));
-	if (query->hasRowSecurity || contain_volatile_functions((Node *) query))
+	if (query->hasRowSecurity || speql_calls_volatile((Node *) query) ||
+	    !speql_calls_allowed(query))
 		return NULL;
 	query = replace_all(&f, query, NIL);
 	*uses = f.uses;
@@ -391,7 +393,7 @@ speql_explain_match(Query *query, SpeqlMatchReport report, void *arg)
 		SpeqlMatch m = {.reason = reason};
 		SpeqlTicket *ticket = palloc(sizeof(*ticket));
 
-		if (contain_volatile_functions((Node *) query))
+		if (speql_calls_volatile((Node *) query))
 			m.reason = SPEQL_R_VOLATILE;
 		else if (form != NULL)
 			speql_match(form, c, &m);

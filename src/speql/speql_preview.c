@@ -32,6 +32,7 @@
 
 #include "compat.h"
 #include "speql_build.h"
+#include "speql_calls.h"
 
 #define MAX_ROWS_BYTES (256 * 1024) /* of the rows of one preview */
 #define MAX_CELL_BYTES 2048         /* of one value; longer ones are cut and end in "…" */
@@ -84,7 +85,7 @@ speql_may_run(const Query *query)
 	Node *node = (Node *) unconstify(Query *, query);
 
 	return query->commandType == CMD_SELECT && !query->hasModifyingCTE && query->rowMarks == NIL &&
-	       !contain_volatile_functions(node) && !untrusted_walker(node, NULL);
+	       !speql_calls_volatile(node) && !untrusted_walker(node, NULL);
 }
 
 /* ---- sampling ---------------------------------------------------------------------------- */

@@ -13,7 +13,6 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_proc.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/catcache.h"
@@ -27,6 +26,7 @@
 
 #include "compat.h"
 #include "prepack.h"
+#include "speql_calls.h"
 #include "speql_track.h"
 
 #define FORMS_MAX   64 /* definitions that a backend keeps analysed */
@@ -153,8 +153,9 @@ end_of_transaction(XactEvent event, void *arg)
 	{
 		SpeqlTable *t = lfirst(lc);
 
+		/* What this transaction wrote itself, it may have written after the build. */
 		if (event == XACT_EVENT_COMMIT && t->state == SPEQL_TABLE_BUILDING &&
-		    DsaPointerIsValid(t->definition))
+		    DsaPointerIsValid(t->definition) && !speql_track_wrote(t->deps, t->n_deps))
 		{
 			t->state = SPEQL_TABLE_READY;
 			t->builder = 0;
@@ -267,26 +268,6 @@ form_of_table(uint64 id, char *text)
 
 /* ---- candidates -------------------------------------------------------------------------- */
 
-/* True when a function is still the version that the table was built with. */
-static bool
-functions_unchanged(SpeqlTable *t)
-{
-	for (int i = 0; i < t->n_funcs; i++)
-	{
-		HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(t->funcs[i].oid));
-		bool same;
-
-		if (!HeapTupleIsValid(tuple))
-			return false;
-		same = HeapTupleHeaderGetRawXmin(tuple->t_data) == t->funcs[i].xmin &&
-		       ItemPointerEquals(&tuple->t_self, &t->funcs[i].tid);
-		ReleaseSysCache(tuple);
-		if (!same)
-			return false;
-	}
-	return true;
-}
-
 /* A candidate still without its form, and what is needed to make it. */
 typedef struct Raw
 {
@@ -343,7 +324,7 @@ speql_registry_candidates(uint64 env)
 		CachedForm *cached = form_of_table(raw->table.id, raw->text);
 		SpeqlCandidate *c;
 
-		if (cached == NULL || !functions_unchanged(&raw->table))
+		if (cached == NULL || !speql_calls_unchanged(&raw->table))
 		{
 			speql_count(SPEQL_R_FUNCTION);
 			speql_registry_kill(raw->table.id);
@@ -353,6 +334,7 @@ speql_registry_candidates(uint64 env)
 		c->id = raw->table.id;
 		c->relid = raw->table.relid;
 		c->rows = raw->table.rows;
+		c->keys_hold = raw->table.keys_hold;
 		c->form = cached->form;
 		c->relids = cached->relids;
 		candidates = lappend(candidates, c);
@@ -526,6 +508,61 @@ drop_table(Oid relid)
 	                PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY |
 	                    PERFORM_DELETION_SKIP_EXTENSIONS);
 	return true;
+}
+
+/* True when a column's type is gone. */
+static bool
+is_dangling(Oid relid)
+{
+	bool dangling = false;
+	HeapTuple tuple;
+
+	for (AttrNumber i = 1; !dangling; i++)
+	{
+		Oid type;
+
+		tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(i));
+		if (!HeapTupleIsValid(tuple))
+			break;
+		type = ((Form_pg_attribute) GETSTRUCT(tuple))->atttypid;
+		ReleaseSysCache(tuple);
+		dangling = OidIsValid(type) && !SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(type));
+	}
+	return dangling;
+}
+
+/* Kills the tables whose columns have types that this transaction drops, then drops them. */
+void
+speql_registry_drop_dangling(void)
+{
+	uint64 ids[SPEQL_TABLES_MAX];
+	Oid relids[SPEQL_TABLES_MAX];
+	int n = 0;
+	bool any = false;
+
+	LWLockAcquire(speql_shared->lock, LW_SHARED);
+	for (int i = 0; i < SPEQL_TABLES_MAX; i++)
+	{
+		SpeqlTable *t = &speql_shared->tables[i];
+
+		if (t->state == SPEQL_TABLE_READY && t->dbid == MyDatabaseId)
+		{
+			ids[n] = t->id;
+			relids[n++] = t->relid;
+		}
+	}
+	LWLockRelease(speql_shared->lock);
+	if (n == 0)
+		return;
+	CommandCounterIncrement();
+	for (int i = 0; i < n; i++)
+		if (is_dangling(relids[i]))
+		{
+			speql_registry_kill(ids[i]);
+			any = true;
+		}
+	if (any)
+		speql_registry_sweep();
 }
 
 /* True for a name that this life of the server gave to a table of the registry. */

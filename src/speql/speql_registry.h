@@ -71,6 +71,12 @@ extern int speql_registry_evict(int64 wanted);
  * transaction. */
 extern void speql_registry_sweep(void);
 
+/*
+ * Drops the tables whose columns have a type that this transaction has dropped. (They do not keep a
+ * type from being dropped, but ANALYZE of the database would stumble over them.)
+ */
+extern void speql_registry_drop_dangling(void);
+
 /* Makes all tables of a role in this database dead (InvalidOid: of all roles). Returns how many. */
 extern int speql_registry_reset(Oid roleid);
 

@@ -106,6 +106,7 @@ typedef struct SpeqlTable
 	double build_ms;
 	double cost; /* of the definition's own plan, in planner units */
 	double rows;
+	bool keys_hold; /* the foreign keys that it joins along had no orphan in its snapshot */
 	int64 bytes;
 	int64 n_hits;
 	double saved_ms; /* estimated from costs */

@@ -19,6 +19,7 @@
 
 #include "prepack.h"
 #include "speql_build.h"
+#include "speql_calls.h"
 #include "speql_env.h"
 #include "speql_history.h"
 #include "speql_plan.h"
@@ -75,7 +76,7 @@ pp_materialize(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("prepack.materialize()");
 	query = speql_analyse(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	form = speql_named_form(query, &reason);
-	if (form != NULL && contain_volatile_functions((Node *) query))
+	if (form != NULL && speql_calls_volatile((Node *) query))
 	{
 		form = NULL;
 		reason = SPEQL_R_VOLATILE;

@@ -29,6 +29,8 @@
 static const LOCKMODE write_modes[] = {RowExclusiveLock, ShareRowExclusiveLock, ExclusiveLock,
                                        AccessExclusiveLock};
 
+static bool functions_changed = false; /* by this transaction */
+
 /* True when this transaction holds a lock under which it may have changed a relation. */
 static bool
 holds_write_lock(Oid dbid, Oid relid)
@@ -40,6 +42,30 @@ holds_write_lock(Oid dbid, Oid relid)
 		if (PP_LOCK_HELD_BY_ME(&tag, write_modes[i]))
 			return true;
 	return PP_LOCK_HELD_BY_ME(&tag, ShareUpdateExclusiveLock) && !PP_AM_AUTOVACUUM_WORKER();
+}
+
+/* True when this transaction may have changed what is tracked under a number. */
+static bool
+may_have_written(Oid dbid, Oid relid)
+{
+	return relid == SPEQL_FUNCTIONS ? functions_changed : holds_write_lock(dbid, relid);
+}
+
+/* Notes that this transaction changes functions. */
+void
+speql_track_functions_changed(void)
+{
+	functions_changed = true;
+}
+
+/* Looks at each of them. */
+bool
+speql_track_wrote(const SpeqlDep *deps, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (may_have_written(MyDatabaseId, deps[i].relid))
+			return true;
+	return false;
 }
 
 /* Appends a writer to a ring. */
@@ -75,14 +101,12 @@ is_time_to_note(XactEvent event)
 	return event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE;
 }
 
-/* Notes what a transaction wrote, before it can be seen. */
+/* Notes what this transaction wrote, before it can be seen. */
 static void
-note_writes(XactEvent event, void *arg)
+note_now(void)
 {
 	FullTransactionId xid;
 
-	if (!is_time_to_note(event))
-		return;
 	if (speql_shared == NULL || pg_atomic_read_u32(&speql_shared->n_tracked) == 0)
 		return;
 	xid = GetTopFullTransactionIdIfAny();
@@ -95,12 +119,22 @@ note_writes(XactEvent event, void *arg)
 	{
 		SpeqlTracked *t = &speql_shared->tracked[i];
 
-		if (t->dbid == MyDatabaseId && holds_write_lock(t->dbid, t->relid))
+		if (t->dbid == MyDatabaseId && may_have_written(t->dbid, t->relid))
 			append_writer(t, xid);
 	}
 	LWLockRelease(speql_shared->track_lock);
 	if (has_fault("slow_commit"))
 		pg_usleep(FAULT_DELAY_US);
+}
+
+/* The end of a transaction. */
+static void
+note_writes(XactEvent event, void *arg)
+{
+	if (is_time_to_note(event))
+		note_now();
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		functions_changed = false;
 }
 
 /* Registers the callback. */
@@ -206,7 +240,8 @@ void
 speql_track_wait(const SpeqlDep *deps, int n)
 {
 	for (int i = 0; i < n; i++)
-		wait_for_writers(deps[i].relid);
+		if (deps[i].relid != SPEQL_FUNCTIONS)
+			wait_for_writers(deps[i].relid);
 }
 
 /* Ends tracking. */
@@ -253,6 +288,17 @@ may_be_older(Snapshot now, Snapshot built)
 	return false;
 }
 
+/*
+ * True when a writer's doing is there for one of two snapshots only. Catalogs are read as of now.
+ */
+static bool
+differs(const SpeqlDep *dep, TransactionId writer, Snapshot built, Snapshot now)
+{
+	if (dep->relid == SPEQL_FUNCTIONS)
+		return in_progress(writer, built);
+	return in_progress(writer, built) != in_progress(writer, now);
+}
+
 /* The verdict on one relation. */
 static SpeqlReason
 verdict_of(const SpeqlDep *dep, Snapshot built, Snapshot now)
@@ -263,7 +309,7 @@ verdict_of(const SpeqlDep *dep, Snapshot built, Snapshot now)
 
 	if (t->registration != dep->registration)
 		return SPEQL_R_GONE;
-	if (holds_write_lock(MyDatabaseId, dep->relid))
+	if (may_have_written(MyDatabaseId, dep->relid))
 		return SPEQL_R_OWN_CHANGES;
 	SpinLockAcquire(&t->mutex);
 	end = t->n_writers;
@@ -279,7 +325,7 @@ verdict_of(const SpeqlDep *dep, Snapshot built, Snapshot now)
 		if (end - dep->since > SPEQL_RING)
 			return SPEQL_R_OVERFLOW;
 		w = XidFromFullTransactionId(xid);
-		if (in_progress(w, built) != in_progress(w, now) && !TransactionIdDidAbort(w))
+		if (differs(dep, w, built, now) && !TransactionIdDidAbort(w))
 			return SPEQL_R_STALE;
 	}
 	return SPEQL_OK_EXACT;

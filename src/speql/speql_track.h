@@ -15,9 +15,16 @@
 
 #include "postgres.h"
 
+#include "catalog/pg_proc.h"
 #include "utils/snapshot.h"
 
 #include "speql_shared.h"
+
+/*
+ * Stands for the definitions of all functions, operators and domains, among relations. It can be
+ * tracked as those are; whoever may have changed one says so by speql_track_functions_changed().
+ */
+#define SPEQL_FUNCTIONS ProcedureRelationId
 
 /* Registers the commit callback; called while preloading. */
 extern void speql_track_install(void);
@@ -33,6 +40,12 @@ extern bool speql_track_begin(const Oid *relids, int n, SpeqlDep *deps);
  * may wait as long as such a transaction lasts.
  */
 extern void speql_track_wait(const SpeqlDep *deps, int n);
+
+/* Notes that this transaction changes functions. */
+extern void speql_track_functions_changed(void);
+
+/* True when this transaction may have written one of them. */
+extern bool speql_track_wrote(const SpeqlDep *deps, int n);
 
 /* Ends the tracking that a begin started. */
 extern void speql_track_end(const SpeqlDep *deps, int n);
