@@ -25,7 +25,7 @@ TYPES = {
     "text": ["'a'", "'b'", "'ab'", "'B'", "''", "'c d'"],
     "date": ["date '2024-01-01'", "date '2024-01-02'", "date '2024-02-29'", "date '2023-12-31'"],
     "boolean": ["true", "false"],
-    "real": ["0.5", "1.5", "-2"],
+    "real": ["0.5", "1.5", "-2", "0", "'-0'"],
 }
 OPS = ["=", "<>", "<", "<=", ">", ">="]
 
@@ -128,8 +128,10 @@ class Query:
         roll = self.rng.random()
         if roll > 0.25:
             return column
+        if kind == "real" or kind == "numeric" and roll < 0.1:
+            return f"{column}::text"  # tells values apart that are equal
         if kind in ("int", "bigint", "numeric"):
-            return f"{column} + 1" if roll < 0.1 else f"coalesce({column}, 7)"
+            return f"{column} + 1" if roll < 0.15 else f"coalesce({column}, 7)"
         if kind == "text":
             return f"upper({column})" if roll < 0.1 else f"{column} || 'x'"
         if kind == "date":
@@ -166,6 +168,8 @@ class Query:
             return f"{column} IS {rng.choice(['', 'NOT '])}NULL"
         if roll < 0.80 and kind == "text":
             return f"{column} LIKE 'a%'"
+        if roll < 0.80 and kind == "numeric":
+            return f"scale({column}) {rng.choice(OPS)} 1"
         if roll < 0.86 and depth == 0:
             return f"({self.condition(1)} OR {self.condition(1)})"
         if roll < 0.90 and depth == 0:
