@@ -144,6 +144,17 @@ INSERT INTO late VALUES (1);
 COMMIT;
 SELECT check_answer('SELECT count(*) FROM late');
 
+-- cursors that can be moved and updated as they are
+BEGIN;
+SELECT prepack.materialize('SELECT id, name FROM city') > 0 AS built;
+COMMIT;
+BEGIN;
+DECLARE plain CURSOR FOR SELECT id FROM city WHERE id < 3;
+FETCH 2 FROM plain;
+FETCH PRIOR FROM plain;
+UPDATE city SET name = 'other' WHERE CURRENT OF plain;
+ROLLBACK;
+
 -- a temporary child is there for one session
 CREATE TEMP TABLE late_child () INHERITS (late);
 SELECT prepack.materialize('SELECT count(*) FROM late');

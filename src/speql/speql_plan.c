@@ -8,6 +8,7 @@
 #include "speql_plan.h"
 
 #include "access/xact.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
@@ -325,6 +326,35 @@ is_submitted(const Query *parse, const char *text)
 	       text != NULL && text == debug_query_string;
 }
 
+/*
+ * True for a cursor that its user may move backwards, or whose current row he may update, just
+ * because it is a simple scan.
+ */
+static bool
+is_movable(int cursor_options, const PlannedStmt *stmt)
+{
+	return (cursor_options & CURSOR_OPT_FAST_PLAN) && !(cursor_options & CURSOR_OPT_PARALLEL_OK) &&
+	       ExecSupportsBackwardScan(stmt->planTree);
+}
+
+/* True when another plan opens no relation that this one does not lock, its tables aside. */
+static bool
+locks_cover(const PlannedStmt *stmt, const PlannedStmt *other, List *uses)
+{
+	ListCell *lc, *use;
+
+	foreach (lc, other->relationOids)
+	{
+		bool found = list_member_oid(stmt->relationOids, lfirst_oid(lc));
+
+		foreach (use, uses)
+			found = found || ((SpeqlUse *) lfirst(use))->relid == lfirst_oid(lc);
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
 /* Plans a statement, over tables if that is cheaper. */
 static PlannedStmt *
 plan_now(Query *parse, const char *text, int cursor_options, ParamListInfo params)
@@ -336,14 +366,16 @@ plan_now(Query *parse, const char *text, int cursor_options, ParamListInfo param
 	if (eligible(parse, cursor_options))
 		rewritten = over_tables(parse, params, &uses);
 	stmt = plan_below(parse, text, cursor_options, params);
-	if (rewritten == NULL)
+	if (rewritten == NULL || is_movable(cursor_options, stmt))
 		return stmt;
+	/* Other extensions count one planning. */
+	rewritten->queryId = 0;
 	/* It runs in an executor of its own, which does not enter parallel mode. */
 	other = plan_below(rewritten, text, cursor_options & ~CURSOR_OPT_PARALLEL_OK, params);
 	if (other->planTree->total_cost >= stmt->planTree->total_cost &&
 	    strcmp(pp_test_fault, "ignore_cost") != 0)
 		speql_count(SPEQL_R_COST);
-	else
+	else if (locks_cover(stmt, other, uses))
 		speql_scan_wrap(stmt, other, uses);
 	return stmt;
 }
