@@ -222,9 +222,8 @@ check-kernels: cuda tests $(TESTS_CUDA:%=$(BUILD)/%) ## on a machine with a card
 	    $(BUILD)/test_kernels && compute-sanitizer --error-exitcode 1 --tool $(t) \
 	    $(BUILD)/test_attention --brief && echo $(t): 1 passed, 0 failed'")
 
-bench-gpu: cuda $(BUILD)/bench_gpu $(BENCHES_CUDA:%=$(BUILD)/%) ## on a machine with a card: passes, attention
-	$(BUILD)/bench_gpu --device $(DEVICE)
-	$(BENCHES_CUDA:%=$(BUILD)/%)
+bench-gpu: cuda $(BUILD)/bench_gpu $(BENCHES_CUDA:%=$(BUILD)/%) ## on a machine with a card, beside its peers
+	bench/bench-gpu --device $(DEVICE) --build $(BUILD) --out $(BUILD)/bench
 
 gpu-bundle:                     ## pack server, extension, tests for a host with a card: scripts/gpu-bundle
 	scripts/gpu-bundle

@@ -1,7 +1,7 @@
 /*
  * bench_gpu.c: speed of passes on a device, with random weights of the shapes of known models.
  *
- *     bench_gpu [--device cuda:0] [--model NAME] [--form FORM] [--work NAME] [--ops]
+ *     bench_gpu [--device cuda:0] [--model NAME] [--form FORM] [--work NAME] [--ops] [--any-bits]
  *
  * Nothing is loaded from files: every matrix of a model is made from one block of random bf16, so
  * that a shape of 8 billion parameters is there in seconds. A line is work, figure and unit with
@@ -13,7 +13,11 @@
  * long as the longest (of its group of eight); "decode1", "decode64" are streams behind 128 and
  * 1,024 tokens; "label" scores rows of 300 tokens by four columns; "shared" rows of 60 tokens
  * behind 240 in common; "trie" the same rows with a label trie of four nodes; "embed" encodes rows
- * of 60 tokens. --ops times single products instead.
+ * of 60 tokens. "mmlu" is the prepacking paper's table: 512 questions (lognormal lengths, median
+ * 48, sigma 0.9) in batches of 64, packed; "mmlu-padded", "mmlu-sorted" as the paper's baselines.
+ * "load" makes matrices out of a mapped file for a second time. --ops times single products
+ * instead; --any-bits lets a row's bits depend on its batch, which is what batch invariance is
+ * measured against.
  *
  * Forms of the weights: bf16; q8_0, q4_0 and q4_k, which stay in their blocks; fp8. Without --form
  * all works are run in bf16, and mix, decode1 and decode64 of two shapes in the others as well.
@@ -22,13 +26,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "llm_alloc.h"
 #include "llm_device.h"
 #include "llm_forward.h"
 
-#define MAX_TOKENS 40960u
+#define MAX_TOKENS 65536u
 #define MAX_ROWS   1024u
 #define MAX_SEGS   1024u
 #define N_RUNS     7
@@ -36,6 +42,9 @@
 #define N_LABELS   4u
 #define N_TRIE     4u
 #define N_MIX      32u
+#define N_MMLU     512u
+#define MMLU_BATCH 64u
+#define LOAD_PARTS 32u /* of 128 MiB */
 
 typedef struct shape
 {
@@ -426,59 +435,165 @@ measure(bench *b, bool all, uint32_t n_steps)
 	return seconds[N_WARM + (N_RUNS - N_WARM) / 2];
 }
 
+/* Where the normal distribution reaches p, by bisection. */
+static double
+normal_quantile(double p)
+{
+	double low = -8.0;
+	double high = 8.0;
+
+	for (int i = 0; i < 60; i++)
+	{
+		double mid = (low + high) / 2;
+
+		if (0.5 * erfc(-mid / sqrt(2.0)) < p)
+			low = mid;
+		else
+			high = mid;
+	}
+	return low;
+}
+
 /* The lengths of the mix, the same in every run: quantiles of the distribution, shuffled. */
 static void
 mix_lengths(uint32_t length[N_MIX])
 {
-	/* z at (i + 1/2) / 32 of the normal distribution, upper half */
-	static const double z[N_MIX / 2] = {0.0392, 0.1178, 0.1971, 0.2776, 0.3597, 0.4441,
-	                                    0.5312, 0.6220, 0.7173, 0.8185, 0.9273, 1.0464,
-	                                    1.1800, 1.3352, 1.5265, 1.7882};
-
 	for (uint32_t i = 0; i < N_MIX; i++)
 	{
-		double n = 160.0 * exp(i % 2 == 0 ? z[i / 2] : -z[i / 2]);
+		double z = normal_quantile(0.5 + (i / 2 + 0.5) / N_MIX);
+		double n = 160.0 * exp(i % 2 == 0 ? z : -z);
 
 		length[i] = (uint32_t) (n < 8 ? 8 : n > 4096 ? 4096 : n);
 	}
 	length[N_MIX - 2] = 1020; /* the tail that quantiles cut off */
 }
 
-/* Prefill of the mix: packed, padded to the longest, or sorted and padded in groups. */
+/* The lengths of the questions; a step that shares no factor with their number shuffles them. */
 static void
-work_mix(bench *b, const char *name, uint32_t group)
+mmlu_lengths(uint32_t length[N_MMLU])
 {
-	uint32_t length[N_MIX];
+	for (uint32_t i = 0; i < N_MMLU; i++)
+		length[i] =
+		    (uint32_t) (48.0 * exp(0.9 * normal_quantile((i * 197u % N_MMLU + 0.5) / N_MMLU)));
+}
+
+/* Orders lengths. */
+static int
+by_length(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *) a;
+	uint32_t y = *(const uint32_t *) b;
+
+	return (x > y) - (x < y);
+}
+
+/* Prefills prompts in batches, packed or each padded to the longest of its batch. */
+static void
+work_prefill(bench *b, const char *name, const uint32_t *length, uint32_t n, uint32_t batch,
+             bool padded)
+{
 	uint32_t n_real = 0;
-	double seconds = 0.0;
 	uint32_t n_computed = 0;
+	double seconds = 0.0;
 
-	mix_lengths(length);
-	for (uint32_t i = 0; i < N_MIX; i++)
-		n_real += length[i];
-	for (uint32_t i = 0; group == N_MIX / 4 && i < N_MIX; i++) /* insertion sort */
-		for (uint32_t j = i; j > 0 && length[j] < length[j - 1]; j--)
-		{
-			uint32_t t = length[j];
-
-			length[j] = length[j - 1];
-			length[j - 1] = t;
-		}
-	for (uint32_t first = 0; first<N_MIX; first += group> 0 ? group : N_MIX)
+	for (uint32_t first = 0; first < n; first += batch)
 	{
-		uint32_t n = group > 0 ? group : N_MIX;
 		uint32_t longest = 0;
 
 		begin_batch(b);
-		for (uint32_t i = 0; i < n; i++)
-			longest = length[first + i] > longest ? length[first + i] : longest;
-		for (uint32_t i = 0; i < n; i++)
-			add_segment(b, 0, group > 0 ? longest : length[first + i], 0);
+		for (uint32_t i = first; i < first + batch; i++)
+			longest = length[i] > longest ? length[i] : longest;
+		for (uint32_t i = first; i < first + batch; i++)
+		{
+			add_segment(b, 0, padded ? longest : length[i], 0);
+			n_real += length[i];
+		}
 		n_computed += b->batch.n_tokens;
 		seconds += measure(b, true, 1);
 	}
 	printf("%s/%s\t%.0f\treal tok/s\t%u real, %u computed, %.2f ms\n", b->m->arch.name, name,
 	       n_real / seconds, n_real, n_computed, seconds * 1e3);
+}
+
+/* The mix: packed in one pass, padded to the longest, sorted and padded in groups of eight. */
+static void
+work_mix(bench *b, const char *name)
+{
+	uint32_t length[N_MIX];
+	bool sorted = strcmp(name, "sorted") == 0;
+
+	mix_lengths(length);
+	if (sorted)
+		qsort(length, N_MIX, sizeof(length[0]), by_length);
+	work_prefill(b, name, length, N_MIX, sorted ? N_MIX / 4 : N_MIX, strcmp(name, "mix") != 0);
+}
+
+/* The prepacking paper's table. */
+static void
+work_mmlu(bench *b, const char *name)
+{
+	uint32_t length[N_MMLU];
+
+	mmlu_lengths(length);
+	if (strcmp(name, "mmlu-sorted") == 0)
+		qsort(length, N_MMLU, sizeof(length[0]), by_length);
+	work_prefill(b, name, length, N_MMLU, MMLU_BATCH, strcmp(name, "mmlu") != 0);
+}
+
+/* Makes matrices out of a mapped file whose pages are in memory, twice; the second time counts. */
+static void
+work_load(bench *b)
+{
+	const size_t part_bytes = b->n_block * sizeof(uint16_t);
+	const uint32_t n_cols = 4096;
+	pp_matrix *m[LOAD_PARTS];
+	FILE *f = tmpfile();
+	const uint8_t *map;
+	double seconds = 0.0;
+
+	for (uint32_t i = 0; f != NULL && i < LOAD_PARTS; i++)
+		if (fwrite(b->block, 1, part_bytes, f) != part_bytes)
+			fail("load", "cannot write the file");
+	if (f == NULL || fflush(f) != 0 ||
+	    (map = mmap(NULL, LOAD_PARTS * part_bytes, PROT_READ, MAP_PRIVATE, fileno(f), 0)) ==
+	        MAP_FAILED)
+		fail("load", "cannot map a file");
+	for (int r = 0; r < 2; r++)
+	{
+		double start = now();
+
+		for (uint32_t i = 0; i < LOAD_PARTS; i++)
+		{
+			pp_matrix_part part = {map + i * part_bytes, PP_BF16, (uint32_t) (b->n_block / n_cols),
+			                       n_cols * sizeof(uint16_t)};
+
+			m[i] = b->be->ops->matrix_create(b->be, &part, 1, n_cols, PP_PREC_NATIVE);
+			if (m[i] == NULL)
+				fail("load", b->be->message);
+		}
+		b->be->ops->sync(b->be);
+		seconds = now() - start;
+		for (uint32_t i = 0; i < LOAD_PARTS; i++)
+			b->be->ops->matrix_destroy(b->be, m[i]);
+	}
+	munmap((void *) map, LOAD_PARTS * part_bytes);
+	fclose(f);
+	printf("load\t%.2f\tGB/s\t%.1f GB from the page cache, %.2f s\n",
+	       1e-9 * (double) (LOAD_PARTS * part_bytes) / seconds,
+	       1e-9 * (double) (LOAD_PARTS * part_bytes), seconds);
+}
+
+/* Bytes that a step must read: weights but for an embedding of its own, keys and values. */
+static double
+step_bytes(bench *b, uint32_t n_streams, uint32_t n_past)
+{
+	const llm_arch *a = &b->m->arch;
+	const pp_attn *attn = &a->attn[0];
+	pp_memory_info info;
+
+	b->be->ops->memory_info(b->be, &info);
+	return (double) info.bytes_weights - (a->tied ? 0.0 : 2.0 * a->n_vocab * a->d_model) +
+	       4.0 * n_streams * n_past * a->n_layers * attn->n_kv_heads * attn->d_head;
 }
 
 /* Streams that decode behind a context. */
@@ -500,6 +615,8 @@ work_decode(bench *b, const char *name, uint32_t n_streams, uint32_t n_past)
 	seconds = measure(b, true, 32);
 	printf("%s/%s\t%.1f\ttok/s\t%u streams behind %u tokens, %.3f ms a step\n", b->m->arch.name,
 	       name, n_streams / seconds, n_streams, n_past, seconds * 1e3);
+	printf("%s/%s-bandwidth\t%.2f\tTB/s\tweights, keys and values once a step\n", b->m->arch.name,
+	       name, 1e-12 * step_bytes(b, n_streams, n_past + 16) / seconds);
 }
 
 /* Rows scored by a few columns; n_shared tokens of them in common. */
@@ -620,15 +737,19 @@ wanted(const char *asked, const char *name)
 static void
 run_shape(bench *b, const shape *s, const char *work)
 {
+	static const char *const paddings[] = {"padded", "sorted"};
+	static const char *const tables[] = {"mmlu", "mmlu-padded", "mmlu-sorted"};
 	const bool brief = b->form != forms;
 
 	open_model(b, s);
 	if (!s->encoder && wanted(work, "mix"))
-		work_mix(b, "mix", 0);
-	if (!s->encoder && !brief && s->d <= 2048 && wanted(work, "padded"))
-		work_mix(b, "padded", N_MIX);
-	if (!s->encoder && !brief && s->d <= 2048 && wanted(work, "sorted"))
-		work_mix(b, "sorted", N_MIX / 4);
+		work_mix(b, "mix");
+	for (int i = 0; i < 2; i++)
+		if (!s->encoder && !brief && s->d <= 1536 && wanted(work, paddings[i]))
+			work_mix(b, paddings[i]);
+	for (int i = 0; i < 3; i++)
+		if (!brief && s->d == 2048 && wanted(work, tables[i]))
+			work_mmlu(b, tables[i]);
 	if (!s->encoder && wanted(work, "decode1"))
 		work_decode(b, "decode1", 1, 128);
 	if (!s->encoder && wanted(work, "decode64"))
@@ -689,10 +810,13 @@ main(int argc, char **argv)
 	const char *work = NULL;
 	const char *form_name = NULL;
 	bool ops = false;
+	bool any_bits = false;
 
 	for (int i = 1; i < argc; i++)
 		if (strcmp(argv[i], "--ops") == 0)
 			ops = true;
+		else if (strcmp(argv[i], "--any-bits") == 0)
+			any_bits = true;
 		else if (i + 1 < argc && strcmp(argv[i], "--device") == 0)
 			device = argv[++i];
 		else if (i + 1 < argc && strcmp(argv[i], "--model") == 0)
@@ -705,6 +829,7 @@ main(int argc, char **argv)
 			fail(argv[i], "unknown argument");
 	if (llm_device_open(device, 0, &b.be, &b.err) != LLM_OK)
 		fail(device, b.err.message);
+	b.be->any_bits = any_bits;
 	b.n_block = (size_t) 64 << 20;
 	b.block = malloc(b.n_block * sizeof(*b.block));
 	b.out = malloc((size_t) MAX_SEGS * 4096 * sizeof(float));
@@ -714,6 +839,8 @@ main(int argc, char **argv)
 	/* ± 2^-6 … 2^-5: what a layer gives stays of the size of what it gets */
 	for (size_t i = 0; i < b.n_block; i++)
 		b.block[i] = (uint16_t) (0x3c80u | (random_u32() & 0x807fu));
+	if (model == NULL && !ops && wanted(work, "load"))
+		work_load(&b);
 	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
 		for (size_t f = 0; f < sizeof(forms) / sizeof(forms[0]); f++)
 			if (model == NULL || strcmp(model, shapes[i].name) == 0)

@@ -290,7 +290,6 @@ struct pp_cuda
 	bool recording;
 	bool record_failed; /* an op of the recorded pass failed: the recording is worth nothing */
 	bool no_graphs;     /* for tests and benchmarks */
-	bool no_invariance; /* for benchmarks: the fastest algorithm for each T */
 	cuda_graph graphs[CUDA_N_GRAPHS];
 	uint32_t n_graphs;
 	uint32_t i_graph; /* of the pass that is recorded */

@@ -359,6 +359,7 @@ struct pp_backend
 	/* Beyond so many tokens a pass is not faster a token, on the fastest of these devices. */
 	uint32_t pass_tokens_max;
 	char message[256]; /* why the last call failed */
+	bool any_bits;     /* set before the first op: bits may depend on the batch, for speed */
 	                   /* the implementation's own state follows */
 };
 

@@ -21,7 +21,7 @@
  * Logits (matmul_float, matmul_columns) are always made by the skinny kernel, in blocks of tokens,
  * so the columns of a list equal those of the whole.
  *
- * no_invariance (a benchmark's) lets cuBLASLt choose for each power of two of T.
+ * any_bits gives that up: cuBLASLt chooses for each power of two of T.
  */
 #include <cublasLt.h>
 
@@ -403,7 +403,7 @@ skinny_tokens(pp_cuda *cu, const blas_algo *algo, const pp_matrix *w, const bf16
 	uint32_t n = 8;
 
 	if (w->fp8 != NULL || !cuda_skinny_takes(w) || cu->recording || !begin_trial(cu, &t) ||
-	    (!same_bits(cu, &t) && !cu->no_invariance))
+	    (!same_bits(cu, &t) && !cu->base.any_bits))
 		return 0;
 	while (2 * n <= CUDA_SKINNY_MAX &&
 	       time_trial(cu, &t, true, 2 * n) < time_trial(cu, &t, false, 2 * n))
@@ -421,7 +421,7 @@ algo_of(pp_cuda *cu, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16)
 	uint32_t chosen_for = ALGO_TOKENS;
 	bool found;
 
-	while (cu->no_invariance && chosen_for > 8 && chosen_for / 2 >= n_tokens)
+	while (cu->base.any_bits && chosen_for > 8 && chosen_for / 2 >= n_tokens)
 		chosen_for /= 2;
 	for (uint32_t i = 0; i < blas->n_algos; i++)
 	{
@@ -444,7 +444,7 @@ algo_of(pp_cuda *cu, const pp_matrix *w, uint32_t n_tokens, const bf16 *bias16)
 	a->n_tokens = chosen_for;
 	a->bias = bias16 != NULL;
 	found = describe(&p, w, chosen_for, bias16, w->scale) && /* any pointer will do here */
-	        choose(blas, &p, a, cu->no_invariance);
+	        choose(blas, &p, a, cu->base.any_bits);
 	forget(&p);
 	if (!found)
 	{
