@@ -4,8 +4,8 @@
  * reference.bin is written by scripts/make-model-fixtures.py, which describes it. Sequences run in
  * pages of a pool that the fixture creates: sequence i owns pages i * pages_per_seq and following.
  *
- * With PREPACK_TEST_DEVICE=cuda:0 the same tests run on that device in its own precision, whatever
- * the test asks for: bits must agree there as well, values up to the rounding of bf16.
+ * With PREPACK_TEST_DEVICE=cuda:0 the same tests run on that device in its own precision, where the
+ * test asks for one of the CPU's: bits must agree there as well, values up to the rounding of bf16.
  */
 #ifndef MODEL_FIXTURE_H
 #define MODEL_FIXTURE_H
@@ -134,7 +134,7 @@ fixture_open_for(fixture *f, const char *path, pp_precision precision, uint32_t 
 	uint32_t n_pages;
 
 	memset(f, 0, sizeof(*f));
-	if (fixture_device() != NULL)
+	if (fixture_device() != NULL && precision < PP_PREC_NATIVE)
 		precision = PP_PREC_NATIVE;
 	if (llm_device_open(fixture_device() != NULL ? fixture_device() : "cpu", 0, &f->be, err) !=
 	        LLM_OK ||

@@ -682,6 +682,28 @@ test_memory_limit(void)
 	llm_engine_destroy(e);
 }
 
+/* The CPU has no choice of how weights are held, and says so. */
+static void
+test_quantisation(void)
+{
+	const char *const names[] = {"bf16", "fp8", "q8", NULL, "auto"};
+	llm_engine_params params = {.precision = PP_PREC_INT8, .device = "cpu", .n_threads = 1};
+
+	for (int i = 0; i < 5; i++)
+	{
+		llm_engine *e = NULL;
+		llm_error err = {0};
+		llm_status status;
+
+		params.quantisation = names[i];
+		status = llm_engine_create(&params, &e, &err);
+		CHECK(status == (i < 3 ? LLM_E_UNSUPPORTED : LLM_OK));
+		CHECK(i >= 3 || strstr(err.message, names[i]) != NULL);
+		if (status == LLM_OK)
+			llm_engine_destroy(e);
+	}
+}
+
 /*
  * The N-th allocation fails, for every N of a job: a status, no crash, no leak, and the engine goes
  * on.
@@ -745,6 +767,7 @@ main(void)
 	RUN(bad_input);
 	RUN(ends_once);
 	RUN(memory_limit);
+	RUN(quantisation);
 	RUN(allocation_faults);
 	free(got);
 	free(other);

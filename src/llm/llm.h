@@ -55,13 +55,15 @@ typedef struct llm_engine_params
 	uint64_t memory_limit;  /* bytes for weights + KV + scratch; 0 = 80 % of the device's or host's
 	                           memory */
 	pp_precision precision; /* PP_PREC_F32 is the oracle; PP_PREC_INT8 what serves */
-	uint32_t n_ctx;         /* longest context of models loaded without options; 0 = their own */
-	uint32_t max_queued;    /* sequences waiting or running, all callers; 0 = 65,536 */
-	uint32_t budget_tokens; /* tokens a pass; 0 = calibrated at load */
-	bool no_prefix_sharing; /* benchmark baseline: every row computes its whole prompt */
-	uint32_t pad_group;     /* benchmark baseline: rows are padded to the longest of each group of
+	const char *quantisation; /* of weights on a CUDA device: NULL or "auto" as in the file, "bf16"
+	                             expanded at load (same results), "fp8" (activations too) */
+	uint32_t n_ctx;           /* longest context of models loaded without options; 0 = their own */
+	uint32_t max_queued;      /* sequences waiting or running, all callers; 0 = 65,536 */
+	uint32_t budget_tokens;   /* tokens a pass; 0 = calibrated at load */
+	bool no_prefix_sharing;   /* benchmark baseline: every row computes its whole prompt */
+	uint32_t pad_group;       /* benchmark baseline: rows are padded to the longest of each group of
 	                         * this many; 0 = off */
-	bool pad_sorted;        /* with pad_group: rows are sorted by length first */
+	bool pad_sorted;          /* with pad_group: rows are sorted by length first */
 } llm_engine_params;
 
 llm_status llm_engine_create(const llm_engine_params *params, llm_engine **out, llm_error *err);

@@ -56,6 +56,32 @@ host_memory_limit(void)
 	return (uint64_t) pages * (uint64_t) bytes / 10 * 8;
 }
 
+/* What a device holds weights as, by the parameter; the CPU has no choice. */
+static llm_status
+choose_quantisation(llm_engine *e, const char *quantisation, llm_error *err)
+{
+	static const struct
+	{
+		const char *name;
+		pp_precision precision;
+	} names[] = {{"auto", PP_PREC_NATIVE}, {"bf16", PP_PREC_BF16}, {"fp8", PP_PREC_FP8}};
+	const char *name = quantisation != NULL ? quantisation : "auto";
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (strcmp(name, names[i].name) == 0)
+		{
+			if (strcmp(e->device, "cpu") != 0)
+				e->params.precision = names[i].precision;
+			else if (i > 0)
+				return llm_fail(
+				    err, LLM_E_UNSUPPORTED,
+				    "quantisation \"%s\" needs a CUDA device, and models run on the CPU", name);
+			return LLM_OK;
+		}
+	return llm_fail(err, LLM_E_UNSUPPORTED, "quantisation \"%.40s\" is not auto, bf16 or fp8",
+	                name);
+}
+
 /*
  * Finds the device and its memory. A device that the setting "auto" found and that does not start
  * leaves the CPU. Devices compute in their own precision.
@@ -81,11 +107,9 @@ choose_device(llm_engine *e, const llm_engine_params *params, llm_error *err)
 		else if (e->memory_limit == 0)
 			e->memory_limit = limit;
 	}
-	if (strcmp(e->device, "cpu") != 0)
-		e->params.precision = PP_PREC_NATIVE;
 	if (e->memory_limit == 0)
 		e->memory_limit = host_memory_limit();
-	return LLM_OK;
+	return choose_quantisation(e, params->quantisation, err);
 }
 
 /* Checks the parameters and creates an engine without models. */
@@ -101,6 +125,7 @@ llm_engine_create(const llm_engine_params *params, llm_engine **out, llm_error *
 		return llm_fail(err, LLM_E_NOMEM, "out of memory while creating the engine");
 	e->params = *params;
 	e->params.device = NULL;
+	e->params.quantisation = NULL;
 	if (choose_device(e, params, err) != LLM_OK)
 	{
 		llm_free(e);

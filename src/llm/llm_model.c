@@ -264,6 +264,16 @@ load_layer(loader *ld, uint32_t i, llm_layer *layer)
 	load_mlp(ld, i, layer);
 }
 
+/*
+ * Of the matrices around the layers, which stay out of fp8: a table is looked up as it is stored,
+ * and logits need more than three bits of fraction.
+ */
+static pp_precision
+table_precision(const llm_model *m)
+{
+	return m->precision == PP_PREC_BF16 ? PP_PREC_BF16 : PP_PREC_NATIVE;
+}
+
 /* Tables in front of the layers. */
 static void
 load_embeddings(loader *ld)
@@ -271,8 +281,8 @@ load_embeddings(loader *ld)
 	llm_model *m = ld->m;
 	const llm_arch *arch = &m->arch;
 
-	m->embed =
-	    load_matrix(ld, &(part){SLOT_EMBED, arch->n_vocab}, 1, 0, arch->d_model, PP_PREC_NATIVE);
+	m->embed = load_matrix(ld, &(part){SLOT_EMBED, arch->n_vocab}, 1, 0, arch->d_model,
+	                       table_precision(m));
 	if (arch->pos_learned)
 		m->pos_table = load_floats(ld, &(part){SLOT_POS, arch->n_ctx + arch->pos_offset}, 1, 0,
 		                           ".weight", arch->d_model);
@@ -292,17 +302,18 @@ load_heads(loader *ld)
 {
 	llm_model *m = ld->m;
 	const llm_arch *arch = &m->arch;
-	pp_precision small = m->precision == PP_PREC_NATIVE ? PP_PREC_NATIVE : PP_PREC_F32;
+	bool native = m->precision >= PP_PREC_NATIVE;
+	pp_precision small = native ? table_precision(m) : PP_PREC_F32;
 
 	if (arch->final_norm)
 		load_norm(ld, SLOT_FINAL_NORM, 0, &m->final_norm_w, &m->final_norm_b);
 	if (arch->kind == LLM_KIND_EMBED)
 		return; /* a decoder's vector is its last state: the head, if it is there, goes unread */
-	if (arch->decoder && arch->tied && m->precision == PP_PREC_NATIVE)
+	if (arch->decoder && arch->tied && native)
 		m->head = m->embed;
 	else if (arch->decoder)
 		m->head = load_matrix(ld, &(part){arch->tied ? SLOT_EMBED : SLOT_HEAD, arch->n_vocab}, 1, 0,
-		                      arch->d_model, m->precision);
+		                      arch->d_model, native ? table_precision(m) : m->precision);
 	if (arch->classifier == LLM_CLS_NONE)
 		return;
 	m->cls_dense =
