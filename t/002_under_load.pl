@@ -81,7 +81,7 @@ ok(!-e "/proc/$engine", 'promise 3: the engine went with its supervisor');
 
 for my $load ($plain, $calls)
 {
-	$load->{handle}->signal('INT');
+	$load->{handle}->signal('TERM');
 	$load->{handle}->finish;
 	unlike(${ $load->{err} }, qr/aborted|server closed|terminated/, 'promise 1: no client lost its session')
 	  or diag(${ $load->{err} });
@@ -106,7 +106,7 @@ for my $round (1 .. 200)
 }
 within(percentile(1, @ddl), 2, 'promise 27: DDL on the extension under load, the longest of 200');
 $admin->quit;
-$busy->{handle}->signal('INT');
+$busy->{handle}->signal('TERM');
 $busy->{handle}->finish;
 wait_ready($node);
 is($node->safe_psql('postgres', 'SELECT restarts FROM prepack.status'), $restarts, 'promise 27: no restart');

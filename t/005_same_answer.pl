@@ -114,7 +114,7 @@ for my $what (sort keys %call)
 	my $sql = sprintf $call{$what}, 'body';
 	is(differing($what, "SELECT id, ($sql)::text FROM needle"), 0, "$what: beside other sessions, round $_") for 1 .. 2;
 }
-$h->signal('INT');
+$h->signal('TERM');
 $h->finish;
 unlike($err, qr/ERROR/, 'the traffic had no error') or diag($err);
 $node->stop('fast');

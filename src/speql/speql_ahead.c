@@ -236,14 +236,15 @@ static void
 offer_plan(SpeqlSession *s, SpeqlAhead *facts, const uint32 *seen, const char *query,
            const PlannedStmt *stmt)
 {
+	bool whatever_it_gains = strcmp(pp_test_fault, "ignore_cost") == 0;
 	char *plan;
 	uint32 *counters;
 
-	if (facts->plan_ms < MIN_PLAN_MS || !is_portable(stmt))
+	if (!is_portable(stmt) || (facts->plan_ms < MIN_PLAN_MS && !whatever_it_gains))
 		return;
 	plan = nodeToString(stmt);
 	if (strlen(query) + strlen(plan) > MAX_BYTES ||
-	    facts->plan_ms < MIN_GAIN * reading_ms(query, plan))
+	    (facts->plan_ms < MIN_GAIN * reading_ms(query, plan) && !whatever_it_gains))
 		return;
 	counters = dependencies(stmt, &facts->n_counters);
 	for (int i = 0; i < facts->n_counters; i++)
