@@ -5,6 +5,9 @@
  *	batch_hoist.c	takes calls out of expressions, with the guards under which they are reached
  *	batch_exec.c	the executor node: buffers rows, sends their calls, hands rows on in order
  *	batch_memo.c	equal inputs of a statement are computed once
+ *	batch_join.c	planner's part of outer joins with calls in their conditions
+ *	batch_settle.c	executor's part: decides which rows found no partner
+ *	batch_nodes.c	makes the nodes that the planner's parts put in
  *
  * A Batch node has its outer plan's columns, 1 … n_outer, followed by one column per call.
  * Expressions above it see calls as Vars. Everything of the node that the planner knows lies in
@@ -51,8 +54,31 @@ typedef struct PpHoist
  */
 extern Node *pp_batch_hoist(Node *expr, PpHoist *hoist, bool in_aggregates);
 
+/* expr IS [NOT] TRUE / FALSE. */
+extern Node *pp_batch_test_bool(Node *expr, BoolTestType kind);
+
 /* batch_exec.c */
 extern Node *pp_batch_create_state(CustomScan *cscan);
+
+/* batch_settle.c */
+
+/*
+ * The Outer Join node's lists: custom_exprs, the conditions with their calls' columns, over
+ * OUTER_VAR; custom_private, (Integer JoinType, IntList of sides).
+ */
+extern CustomScanMethods pp_settle_scan_methods;
+extern CustomScanMethods pp_number_scan_methods;
+
+/* Where a column of the join comes from. */
+typedef enum PpSide
+{
+	PP_SIDE_OUTER = 1,
+	PP_SIDE_INNER = 2
+} PpSide;
+
+/* The columns of an Outer Join node's input that number the rows of the join's sides. */
+#define PP_OUTER_NUMBER 1
+#define PP_INNER_NUMBER 2
 
 /* batch_memo.c */
 typedef struct PpMemo PpMemo;

@@ -191,8 +191,8 @@ under(Node *node, Node *condition, HoistContext *context)
 }
 
 /* expr IS [NOT] TRUE / FALSE. */
-static Node *
-test_bool(Node *expr, BoolTestType kind)
+Node *
+pp_batch_test_bool(Node *expr, BoolTestType kind)
 {
 	BooleanTest *test = makeNode(BooleanTest);
 
@@ -232,7 +232,7 @@ hoist_bool(BoolExpr *expr, HoistContext *context)
 		args = lappend(args, hoist_mutator(arg, context));
 		context->conditions =
 		    lappend(list_copy(context->conditions),
-		            test_bool(arg, expr->boolop == AND_EXPR ? IS_NOT_FALSE : IS_NOT_TRUE));
+		            pp_batch_test_bool(arg, expr->boolop == AND_EXPR ? IS_NOT_FALSE : IS_NOT_TRUE));
 	}
 	context->conditions = outer;
 	copy->args = args;
@@ -281,11 +281,11 @@ hoist_case(CaseExpr *expr, HoistContext *context)
 
 		*arm = *when;
 		arm->expr = (Expr *) hoist_mutator((Node *) when->expr, context);
-		arm->result =
-		    (Expr *) under((Node *) when->result, test_bool((Node *) when->expr, IS_TRUE), context);
+		arm->result = (Expr *) under((Node *) when->result,
+		                             pp_batch_test_bool((Node *) when->expr, IS_TRUE), context);
 		arms = lappend(arms, arm);
-		context->conditions =
-		    lappend(list_copy(context->conditions), test_bool((Node *) when->expr, IS_NOT_TRUE));
+		context->conditions = lappend(list_copy(context->conditions),
+		                              pp_batch_test_bool((Node *) when->expr, IS_NOT_TRUE));
 	}
 	copy->args = arms;
 	copy->defresult = (Expr *) hoist_mutator((Node *) expr->defresult, context);
@@ -316,7 +316,8 @@ hoist_aggregate(Node *node, Expr *filter, HoistContext *context)
 
 	context->inside = true;
 	if (filter != NULL)
-		context->conditions = lappend(list_copy(outer), test_bool((Node *) filter, IS_TRUE));
+		context->conditions =
+		    lappend(list_copy(outer), pp_batch_test_bool((Node *) filter, IS_TRUE));
 
 	/* A call in the FILTER itself is reached always, but then stands in its own guard: it stays. */
 	result = expression_tree_mutator(node, hoist_mutator, context);

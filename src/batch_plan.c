@@ -12,13 +12,14 @@
  * get their columns from Batch nodes between the node and its outer plan.
  *
  * Each call qual gets a Batch node of its own, in the planner's order (cheapest first), so that
- * later ones see survivors only. Nested calls take one node a level. What is not recognised stays
- * as it is and runs row by row: slower, never wrong. That holds for calls in index conditions, and
- * for ON conditions of outer joins, which other conditions spare most pairs of rows.
+ * later ones see survivors only. Nested calls take one node a level. ON conditions of outer joins
+ * have a shape of their own (batch_join.c). What is not recognised stays as it is and runs row by
+ * row: slower, never wrong. That holds for calls in index conditions, and for conditions of semi
+ * and anti joins (EXISTS, IN), which stop at the first match.
  *
  * The tree comes fresh from the planner: it is changed in place before anybody else sees it.
  */
-#include "batch.h"
+#include "batch_plan.h"
 
 #include "jit/jit.h"
 #include "miscadmin.h"
@@ -28,9 +29,6 @@
 #include "optimizer/planner.h"
 #include "optimizer/tlist.h"
 
-/* planner's cost of one batched call, in units of cpu_operator_cost * 100 */
-#define PP_CALL_COST 100.0
-
 CustomScanMethods pp_batch_scan_methods = {
     .CustomName = "Prepack Batch",
     .CreateCustomScanState = pp_batch_create_state,
@@ -38,217 +36,26 @@ CustomScanMethods pp_batch_scan_methods = {
 
 static planner_hook_type prev_planner_hook = NULL;
 
-/* One run of the hook. */
-typedef struct PlanContext
-{
-	PlannedStmt *stmt;
-	int next_id;    /* plan_node_id of the next new node */
-	Cost call_cost; /* what the planner thought that the hoisted calls cost */
-	bool changed;
-} PlanContext;
-
-static Plan *walk_plan(Plan *plan, PlanContext *context);
-
-/* ---- making nodes ------------------------------------------------------------------------ */
-
-/* Target list entries that pass the first n columns of a plan through, as Vars of varno. */
-static List *
-pass_through(List *tlist, int varno)
-{
-	List *result = NIL;
-	ListCell *lc;
-
-	foreach (lc, tlist)
-	{
-		TargetEntry *tle = lfirst_node(TargetEntry, lc);
-		Expr *var =
-		    (Expr *) makeVar(varno, tle->resno, exprType((Node *) tle->expr),
-		                     exprTypmod((Node *) tle->expr), exprCollation((Node *) tle->expr), 0);
-
-		result = lappend(result, makeTargetEntry(var, tle->resno, tle->resname, tle->resjunk));
-	}
-	return result;
-}
-
-/* Which Vars become which: of the outer plan, the inner plan, or the node's own scan tuple. */
-typedef struct Renumber
-{
-	int from;
-	int to;
-} Renumber;
-
-/* Mutator: Vars of one side become those of another. */
-static Node *
-renumber_mutator(Node *node, Renumber *renumber)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Var) && (int) ((Var *) node)->varno == renumber->from)
-	{
-		Var *var = copyObject((Var *) node);
-
-		var->varno = renumber->to;
-		return (Node *) var;
-	}
-	return expression_tree_mutator(node, renumber_mutator, renumber);
-}
-
-/* An expression with the Vars of one side as those of another. */
-static Node *
-renumber(Node *node, int from, int to)
-{
-	Renumber sides = {from, to};
-
-	return renumber_mutator(node, &sides);
-}
-
-/* Adds the calls' cost and copies the rest of the estimates from the outer plan. */
-static void
-set_costs(Plan *plan, const Plan *outer, int n_calls)
-{
-	plan->startup_cost = outer->startup_cost;
-	plan->total_cost =
-	    outer->total_cost + outer->plan_rows * n_calls * PP_CALL_COST * cpu_operator_cost;
-	plan->plan_rows = outer->plan_rows;
-	plan->plan_width = outer->plan_width;
-	plan->parallel_aware = false;
-	plan->parallel_safe = false;
-	plan->extParam = bms_copy(outer->extParam);
-	plan->allParam = bms_copy(outer->allParam);
-}
-
-/* Makes a Batch node over outer that adds a column for each call. */
-static CustomScan *
-make_batch(Plan *outer, const PpHoist *hoist, PlanContext *context)
-{
-	CustomScan *node = makeNode(CustomScan);
-	AttrNumber column = list_length(outer->targetlist);
-	ListCell *lc;
-
-	node->custom_scan_tlist = pass_through(outer->targetlist, OUTER_VAR);
-	foreach (lc, hoist->calls)
-		node->custom_scan_tlist =
-		    lappend(node->custom_scan_tlist,
-		            makeTargetEntry(copyObject(lfirst(lc)), ++column, NULL, false));
-	node->scan.plan.targetlist = pass_through(node->custom_scan_tlist, INDEX_VAR);
-	node->scan.plan.lefttree = outer;
-	node->scan.plan.plan_node_id = context->next_id++;
-	node->scan.scanrelid = 0;
-	node->custom_exprs = hoist->calls;
-	node->custom_private = list_make2(makeInteger(list_length(outer->targetlist)), hoist->guards);
-	node->methods = &pp_batch_scan_methods;
-	set_costs(&node->scan.plan, outer, list_length(hoist->calls));
-	context->call_cost +=
-	    outer->plan_rows * list_length(hoist->calls) * PP_CALL_COST_ALONE * cpu_operator_cost;
-	context->changed = true;
-	return node;
-}
-
-/*
- * Stacks the Batch nodes that the calls of one expression need. *expr is over OUTER_VAR of *plan,
- * and is again when the function returns. Returns false when nothing could be hoisted.
- */
-static bool
-stack_calls(Plan **plan, Node **expr, bool in_aggregates, PlanContext *context)
-{
-	bool any = false;
-
-	for (;;)
-	{
-		PpHoist hoist = {.first_column = list_length((*plan)->targetlist) + 1};
-		Node *rest = pp_batch_hoist(*expr, &hoist, in_aggregates);
-
-		if (hoist.calls == NIL)
-			return any;
-		*plan = (Plan *) make_batch(*plan, &hoist, context);
-		*expr = rest;
-		any = true;
-	}
-}
-
-/* A plain Result node that projects, for the case that the last word is not a Batch node's. */
-static Plan *
-make_projection(Plan *outer, List *tlist, PlanContext *context)
-{
-	Result *node = makeNode(Result);
-
-	node->plan.targetlist = tlist;
-	node->plan.lefttree = outer;
-	node->plan.plan_node_id = context->next_id++;
-	set_costs(&node->plan, outer, 0);
-	return (Plan *) node;
-}
+static Plan *walk_plan(Plan *plan, PpPlanContext *context);
 
 /* ---- split above ------------------------------------------------------------------------- */
-
-/* Leaves collected so far: expressions that the lower node returns. */
-typedef struct LeafContext
-{
-	List *leaves;  /* TargetEntries */
-	bool distinct; /* equal leaves share a column */
-} LeafContext;
-
-/* Mutator: replaces leaves by Vars of the lower node's new columns. */
-static Node *
-leaf_mutator(Node *node, LeafContext *context)
-{
-	TargetEntry *tle = NULL;
-
-	if (node == NULL)
-		return NULL;
-	if (!IsA(node, Var) && !IsA(node, Aggref) && !IsA(node, WindowFunc) && !IsA(node, GroupingFunc))
-		return expression_tree_mutator(node, leaf_mutator, context);
-	if (context->distinct)
-		tle = tlist_member((Expr *) node, context->leaves);
-	if (tle == NULL)
-	{
-		tle = makeTargetEntry(copyObject((Expr *) node), list_length(context->leaves) + 1, NULL,
-		                      false);
-		context->leaves = lappend(context->leaves, tle);
-	}
-	return (Node *) makeVar(OUTER_VAR, tle->resno, exprType(node), exprTypmod(node),
-	                        exprCollation(node), 0);
-}
-
-/*
- * Takes the call quals out of a qual list, and all that stand behind the first of them. The planner
- * has ordered the list by security level, then by cost: a user's condition must not see rows that a
- * policy with a call in it has yet to judge.
- */
-static List *
-take_call_quals(List **quals)
-{
-	List *taken = NIL;
-	List *kept = NIL;
-	ListCell *lc;
-
-	foreach (lc, *quals)
-	{
-		if (taken != NIL || pp_batch_contains_call(lfirst(lc)))
-			taken = lappend(taken, lfirst(lc));
-		else
-			kept = lappend(kept, lfirst(lc));
-	}
-	*quals = kept;
-	return taken;
-}
 
 /*
  * Puts one qual on top of a plan, with the Batch nodes that it needs. qual is over OUTER_VAR of
  * plan.
  */
 static Plan *
-stack_qual(Plan *plan, Node *qual, PlanContext *context)
+stack_qual(Plan *plan, Node *qual, PpPlanContext *context)
 {
 	PpHoist nothing = {0};
 
-	if (!stack_calls(&plan, &qual, false, context))
+	if (!pp_plan_stack_calls(&plan, &qual, false, context))
 		/* filters row by row, in the planner's order */
-		plan = (Plan *) make_batch(plan, &nothing, context);
+		plan = (Plan *) pp_plan_make_batch(plan, &nothing, context);
 	/*
 	 * The topmost node has the columns that qual names: as its own scan tuple they are INDEX_VAR.
 	 */
-	plan->qual = lappend(plan->qual, renumber(qual, OUTER_VAR, INDEX_VAR));
+	plan->qual = lappend(plan->qual, pp_plan_renumber(qual, OUTER_VAR, INDEX_VAR));
 	return plan;
 }
 
@@ -257,11 +64,11 @@ stack_qual(Plan *plan, Node *qual, PlanContext *context)
  * from it and are, like its target list, in its own terms.
  */
 static Plan *
-split_above(Plan *node, List *quals, PlanContext *context)
+split_above(Plan *node, List *quals, PpPlanContext *context)
 {
-	LeafContext leaves = {.distinct = true};
-	List *tlist = (List *) leaf_mutator((Node *) node->targetlist, &leaves);
-	List *upper_quals = (List *) leaf_mutator((Node *) quals, &leaves);
+	PpLeaves leaves = {.distinct = true};
+	List *tlist = (List *) pp_plan_leaves((Node *) node->targetlist, &leaves);
+	List *upper_quals = (List *) pp_plan_leaves((Node *) quals, &leaves);
 	Plan *plan = node;
 	int n_leaves;
 	ListCell *lc;
@@ -270,29 +77,29 @@ split_above(Plan *node, List *quals, PlanContext *context)
 	n_leaves = list_length(leaves.leaves);
 	foreach (lc, upper_quals)
 		plan = stack_qual(plan, lfirst(lc), context);
-	(void) stack_calls(&plan, (Node **) &tlist, false, context);
+	(void) pp_plan_stack_calls(&plan, (Node **) &tlist, false, context);
 	if (plan != node && IsA(plan, CustomScan) && list_length(plan->targetlist) >= n_leaves)
 	{
-		plan->targetlist = (List *) renumber((Node *) tlist, OUTER_VAR, INDEX_VAR);
+		plan->targetlist = (List *) pp_plan_renumber((Node *) tlist, OUTER_VAR, INDEX_VAR);
 		return plan;
 	}
-	return make_projection(plan, tlist, context);
+	return pp_plan_make_projection(plan, tlist, context);
 }
 
 /* ---- insert below ------------------------------------------------------------------------ */
 
 /* Gives the calls in a node's expression list their columns from below. */
 static void
-insert_below(Plan *node, List **exprs, bool in_aggregates, PlanContext *context)
+insert_below(Plan *node, List **exprs, bool in_aggregates, PpPlanContext *context)
 {
-	(void) stack_calls(&node->lefttree, (Node **) exprs, in_aggregates, context);
+	(void) pp_plan_stack_calls(&node->lefttree, (Node **) exprs, in_aggregates, context);
 }
 
 /* ---- the walk ---------------------------------------------------------------------------- */
 
 /* Walks a list of plans. */
 static void
-walk_plans(List *plans, PlanContext *context)
+walk_plans(List *plans, PpPlanContext *context)
 {
 	ListCell *lc;
 
@@ -302,7 +109,7 @@ walk_plans(List *plans, PlanContext *context)
 
 /* Walks the children of a node, wherever its kind keeps them. */
 static void
-walk_children(Plan *plan, PlanContext *context)
+walk_children(Plan *plan, PpPlanContext *context)
 {
 	plan->lefttree = walk_plan(plan->lefttree, context);
 	plan->righttree = walk_plan(plan->righttree, context);
@@ -338,16 +145,16 @@ movable_quals(Plan *plan)
 	if ((IsA(plan, NestLoop) || IsA(plan, HashJoin) || IsA(plan, MergeJoin)) &&
 	    ((Join *) plan)->jointype == JOIN_INNER)
 	{
-		quals = take_call_quals(&((Join *) plan)->joinqual);
+		quals = pp_plan_take_call_quals(&((Join *) plan)->joinqual);
 		if (quals != NIL)
 			((Join *) plan)->inner_unique = false;
 	}
-	return list_concat(quals, take_call_quals(&plan->qual));
+	return list_concat(quals, pp_plan_take_call_quals(&plan->qual));
 }
 
 /* Splits a node if it has calls to give. */
 static Plan *
-split_if_calls(Plan *plan, PlanContext *context)
+split_if_calls(Plan *plan, PpPlanContext *context)
 {
 	List *quals = movable_quals(plan);
 
@@ -357,27 +164,11 @@ split_if_calls(Plan *plan, PlanContext *context)
 }
 
 /*
- * A node that cannot be marked and restored, or read backwards, is materialised where that is
- * needed.
- */
-static Plan *
-materialise(Plan *outer, PlanContext *context)
-{
-	Material *node = makeNode(Material);
-
-	node->plan.targetlist = pass_through(outer->targetlist, OUTER_VAR);
-	node->plan.lefttree = outer;
-	node->plan.plan_node_id = context->next_id++;
-	set_costs(&node->plan, outer, 0);
-	return (Plan *) node;
-}
-
-/*
  * Aggregates and window functions: their arguments get columns from below, what they give goes
  * above.
  */
 static Plan *
-walk_grouping(Plan *plan, PlanContext *context)
+walk_grouping(Plan *plan, PpPlanContext *context)
 {
 	List *exprs = list_make2(plan->targetlist, plan->qual);
 
@@ -414,24 +205,49 @@ set_hash_operands(HashJoin *join, int side, List *operands)
  * the inner side from below the Hash node, which passes them on.
  */
 static void
-walk_hash_keys(HashJoin *join, PlanContext *context)
+walk_hash_keys(HashJoin *join, PpPlanContext *context)
 {
 	Hash *hash = (Hash *) join->join.plan.righttree;
 	List *outer = list_make2(hash_operands(join, 0), join->hashkeys);
 	List *inner =
-	    list_make2(renumber((Node *) hash_operands(join, 1), INNER_VAR, OUTER_VAR), hash->hashkeys);
+	    list_make2(pp_plan_renumber((Node *) hash_operands(join, 1), INNER_VAR, OUTER_VAR),
+	               hash->hashkeys);
 
-	if (stack_calls(&join->join.plan.lefttree, (Node **) &outer, false, context))
+	if (pp_plan_stack_calls(&join->join.plan.lefttree, (Node **) &outer, false, context))
 	{
 		set_hash_operands(join, 0, linitial(outer));
 		join->hashkeys = lsecond(outer);
 	}
-	if (stack_calls(&hash->plan.lefttree, (Node **) &inner, false, context))
+	if (pp_plan_stack_calls(&hash->plan.lefttree, (Node **) &inner, false, context))
 	{
-		set_hash_operands(join, 1, (List *) renumber(linitial(inner), OUTER_VAR, INNER_VAR));
+		set_hash_operands(join, 1,
+		                  (List *) pp_plan_renumber(linitial(inner), OUTER_VAR, INNER_VAR));
 		hash->hashkeys = lsecond(inner);
-		hash->plan.targetlist = pass_through(hash->plan.lefttree->targetlist, OUTER_VAR);
+		hash->plan.targetlist = pp_plan_pass_through(hash->plan.lefttree->targetlist, OUTER_VAR);
 	}
+}
+
+/* Joins: an outer one leaves the calls of its condition to nodes above it. */
+static Plan *
+walk_join(Plan *plan, PpPlanContext *context)
+{
+	JoinType type = ((Join *) plan)->jointype;
+
+	if (type == JOIN_LEFT || type == JOIN_RIGHT || type == JOIN_FULL)
+		plan = pp_plan_outer_join(plan, context);
+	return split_if_calls(plan, context);
+}
+
+/* True for nodes of ours, none of which can be marked and restored. */
+static bool
+is_ours(const Plan *plan)
+{
+	const CustomScanMethods *methods;
+
+	if (!IsA(plan, CustomScan))
+		return false;
+	methods = ((const CustomScan *) plan)->methods;
+	return methods == &pp_batch_scan_methods || methods == &pp_settle_scan_methods;
 }
 
 /*
@@ -439,7 +255,7 @@ walk_hash_keys(HashJoin *join, PlanContext *context)
  * below.
  */
 static Plan *
-walk_project_set(Plan *plan, PlanContext *context)
+walk_project_set(Plan *plan, PpPlanContext *context)
 {
 	if (pp_batch_contains_call((Node *) plan->targetlist))
 		insert_below(plan, &plan->targetlist, false, context);
@@ -448,7 +264,7 @@ walk_project_set(Plan *plan, PlanContext *context)
 
 /* RETURNING lists: the node returns the leaves, the calls are made above it. */
 static Plan *
-walk_modify_table(ModifyTable *node, PlanContext *context)
+walk_modify_table(ModifyTable *node, PpPlanContext *context)
 {
 	List *lists = NIL;
 	List *tlist = NIL;
@@ -464,8 +280,8 @@ walk_modify_table(ModifyTable *node, PlanContext *context)
 	 */
 	foreach (lc, node->returningLists)
 	{
-		LeafContext leaves = {.distinct = false};
-		List *upper = (List *) leaf_mutator(lfirst(lc), &leaves);
+		PpLeaves leaves = {.distinct = false};
+		List *upper = (List *) pp_plan_leaves(lfirst(lc), &leaves);
 
 		if (tlist == NIL)
 			tlist = upper;
@@ -473,16 +289,16 @@ walk_modify_table(ModifyTable *node, PlanContext *context)
 	}
 	node->returningLists = lists;
 	node->plan.targetlist = linitial(lists);
-	(void) stack_calls(&plan, (Node **) &tlist, false, context);
+	(void) pp_plan_stack_calls(&plan, (Node **) &tlist, false, context);
 	if (plan == &node->plan)
-		return make_projection(plan, tlist, context);
-	plan->targetlist = (List *) renumber((Node *) tlist, OUTER_VAR, INDEX_VAR);
+		return pp_plan_make_projection(plan, tlist, context);
+	plan->targetlist = (List *) pp_plan_renumber((Node *) tlist, OUTER_VAR, INDEX_VAR);
 	return plan;
 }
 
 /* Rewrites a plan tree bottom up. */
 static Plan *
-walk_plan(Plan *plan, PlanContext *context)
+walk_plan(Plan *plan, PpPlanContext *context)
 {
 	if (plan == NULL)
 		return NULL;
@@ -498,15 +314,16 @@ walk_plan(Plan *plan, PlanContext *context)
 			return walk_project_set(plan, context);
 		case T_ModifyTable:
 			return walk_modify_table((ModifyTable *) plan, context);
+		case T_NestLoop:
+			return walk_join(plan, context);
 		case T_MergeJoin:
-			if (plan->righttree != NULL && IsA(plan->righttree, CustomScan) &&
-			    ((CustomScan *) plan->righttree)->methods == &pp_batch_scan_methods)
-				plan->righttree = materialise(plan->righttree, context);
-			return split_if_calls(plan, context);
+			if (is_ours(plan->righttree))
+				plan->righttree = pp_plan_materialise(plan->righttree, context);
+			return walk_join(plan, context);
 		case T_HashJoin:
 			if (pp_batch_contains_call((Node *) ((HashJoin *) plan)->hashclauses))
 				walk_hash_keys((HashJoin *) plan, context);
-			return split_if_calls(plan, context);
+			return walk_join(plan, context);
 		case T_Result:
 			/* Without an outer plan there is one row and nothing to batch. */
 			return plan->lefttree != NULL ? split_if_calls(plan, context) : plan;
@@ -525,7 +342,6 @@ walk_plan(Plan *plan, PlanContext *context)
 		case T_NamedTuplestoreScan:
 		case T_WorkTableScan:
 		case T_ForeignScan:
-		case T_NestLoop:
 		case T_Gather:
 		case T_GatherMerge:
 			return split_if_calls(plan, context);
@@ -604,7 +420,7 @@ reconsider_jit(PlannedStmt *stmt, Cost cost)
 static void
 add_batches(PlannedStmt *stmt, int cursor_options)
 {
-	PlanContext context = {.stmt = stmt};
+	PpPlanContext context = {.stmt = stmt};
 	Cost cost = stmt->planTree->total_cost;
 	ListCell *lc;
 
@@ -617,7 +433,7 @@ add_batches(PlannedStmt *stmt, int cursor_options)
 	reconsider_jit(stmt, cost - context.call_cost);
 	if (context.changed && (cursor_options & CURSOR_OPT_SCROLL) &&
 	    !ExecSupportsBackwardScan(stmt->planTree))
-		stmt->planTree = materialise(stmt->planTree, &context);
+		stmt->planTree = pp_plan_materialise(stmt->planTree, &context);
 }
 
 /* Plans a statement, then adds Batch nodes if it has calls. */
@@ -641,6 +457,8 @@ void
 pp_batch_install(void)
 {
 	RegisterCustomScanMethods(&pp_batch_scan_methods);
+	RegisterCustomScanMethods(&pp_number_scan_methods);
+	RegisterCustomScanMethods(&pp_settle_scan_methods);
 	prev_planner_hook = planner_hook;
 	planner_hook = batch_planner;
 }
