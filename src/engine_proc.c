@@ -25,7 +25,7 @@
 
 #define PP_CONTROL_FD      3
 #define PP_ALIVE_FD        4
-#define PP_ENGINE_ARGS     20
+#define PP_ENGINE_ARGS     22
 #define PP_ENGINE_KEYS_MAX 64
 #define PP_STOP_POLL_US    10000L
 
@@ -73,6 +73,8 @@ build_command(EngineCommand *cmd)
 	cmd->argv[n++] = PP_ENGINE_KEYS;
 	cmd->argv[n++] = "--device";
 	cmd->argv[n++] = pp_device;
+	cmd->argv[n++] = "--quantisation";
+	cmd->argv[n++] = pp_quantisation_name();
 	cmd->argv[n++] = "--threads";
 	cmd->argv[n++] = cmd->threads;
 	cmd->argv[n++] = "--memory-limit";

@@ -40,6 +40,7 @@ int pp_speculation_max_bytes = 256;
 int pp_speculation_ttl = 600;
 int pp_speculation_statement_timeout = 10000;
 char *pp_device = NULL;
+static int pp_quantisation = 0; /* index into quantisation_options */
 int pp_memory_limit = 0;
 int pp_cpu_threads = 0;
 int pp_max_context = 0;
@@ -53,6 +54,11 @@ static const struct config_enum_entry on_error_options[] = {{"error", PP_ON_ERRO
                                                             {"null", PP_ON_ERROR_NULL, false},
                                                             {NULL, 0, false}};
 
+static const struct config_enum_entry quantisation_options[] = {{"auto", 0, false},
+                                                                {"bf16", 1, false},
+                                                                {"fp8", 2, false},
+                                                                {NULL, 0, false}};
+
 static const struct config_enum_entry speculation_options[] = {{"off", PP_SPECULATION_OFF, false},
                                                                {"suggest", PP_SPECULATION_SUGGEST,
                                                                 false},
@@ -60,6 +66,13 @@ static const struct config_enum_entry speculation_options[] = {{"off", PP_SPECUL
                                                                {"materialize",
                                                                 PP_SPECULATION_MATERIALIZE, false},
                                                                {NULL, 0, false}};
+
+/* The setting as the engine's option takes it. */
+char *
+pp_quantisation_name(void)
+{
+	return unconstify(char *, quantisation_options[pp_quantisation].name);
+}
 
 /* Settings of a session. */
 static void
@@ -173,6 +186,10 @@ define_server_settings(void)
 	                           "A relative path is taken from the data directory.",
 	                           &pp_model_directory, "prepack/models", PGC_POSTMASTER,
 	                           GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomEnumVariable("prepack.quantisation",
+	                         "What a card holds weights as: auto, bf16 or fp8.",
+	                         "auto: as the file has them.", &pp_quantisation, 0,
+	                         quantisation_options, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 
 /* Defines the settings that this moment of loading allows, and reserves the prefix. */

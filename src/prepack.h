@@ -40,9 +40,10 @@ extern int pp_speculation_max_bytes;         /* MB */
 extern int pp_speculation_ttl;               /* s */
 extern int pp_speculation_statement_timeout; /* ms */
 extern char *pp_device;
-extern int pp_memory_limit; /* MB; 0 = 80 % */
-extern int pp_cpu_threads;  /* 0 = all cores */
-extern int pp_max_context;  /* tokens; 0 = each model's own */
+extern char *pp_quantisation_name(void); /* "auto", "bf16", "fp8" */
+extern int pp_memory_limit;              /* MB; 0 = 80 % */
+extern int pp_cpu_threads;               /* 0 = all cores */
+extern int pp_max_context;               /* tokens; 0 = each model's own */
 extern char *pp_model_directory;
 extern int pp_max_speculators;
 extern char *pp_test_fault;

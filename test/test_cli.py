@@ -262,6 +262,16 @@ class Generate(unittest.TestCase):
         self.assertIn(b"cancelled", said)
 
 
+class Quantisation(unittest.TestCase):
+    @needs(SMOL)
+    def test_the_cpu_refuses_what_only_cards_have(self):
+        for command in (("generate", SMOL, "hi"), ("bench", SMOL), ("selftest", SMOL)):
+            for form in ("fp8", "bf16", "q3"):
+                status, out, err = run(*command, "--device", "cpu", "--quantisation", form)
+                self.assertEqual(status, 1, (command, form))
+                self.assertIn(f'quantisation "{form}"', out + err)
+
+
 class SelfTest(unittest.TestCase):
     def test_device_alone(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -37,6 +37,7 @@ typedef struct settings
 	uint32_t n_batch;
 	uint32_t n_threads;
 	const char *device;
+	const char *quantisation;
 	uint32_t n_repeats;
 	bool f32;
 } settings;
@@ -527,6 +528,7 @@ run(const settings *s, const char *model, llm_error *err)
 	bool padded = strcmp(s->mode, "padded") == 0;
 	bool sorted = strcmp(s->mode, "sorted") == 0;
 	llm_engine_params params = {.device = s->f32 ? "cpu" : s->device,
+	                            .quantisation = s->quantisation,
 	                            .n_threads = s->n_threads,
 	                            .precision = s->f32 ? PP_PREC_F32 : PP_PREC_INT8,
 	                            .no_prefix_sharing = strcmp(s->mode, "unshared") == 0,
@@ -561,6 +563,8 @@ llm_cli_bench(int argc, char **argv)
 	    {"--batch", "N", LLM_CLI_COUNT, &s.n_batch, "prompts or texts at once (32)"},
 	    {"--threads", "N", LLM_CLI_COUNT, &s.n_threads, "threads (all cores)"},
 	    {"--device", "DEVICE", LLM_CLI_TEXT, &s.device, "auto, cpu or cuda:N (auto)"},
+	    {"--quantisation", "FORM", LLM_CLI_TEXT, &s.quantisation,
+	     "weights on a card: auto, bf16 or fp8 (auto)"},
 	    {"--repeats", "N", LLM_CLI_COUNT, &s.n_repeats,
 	     "runs of which the median counts, at most (5)"},
 	    {"--f32", NULL, LLM_CLI_FLAG, &s.f32, "compute in float instead of int8"},

@@ -21,6 +21,7 @@ typedef struct settings
 	uint32_t n_threads;
 	uint32_t n_ctx;
 	const char *device;
+	const char *quantisation;
 	llm_sample_params sample;
 	bool f32;
 	bool raw;
@@ -54,6 +55,8 @@ parse(int argc, char **argv, settings *s, const char *args[2])
 	    {"--context", "N", LLM_CLI_COUNT, &s->n_ctx, "longest context (the model's own)"},
 	    {"--threads", "N", LLM_CLI_COUNT, &s->n_threads, "threads (all cores)"},
 	    {"--device", "DEVICE", LLM_CLI_TEXT, &s->device, "auto, cpu or cuda:N (auto)"},
+	    {"--quantisation", "FORM", LLM_CLI_TEXT, &s->quantisation,
+	     "weights on a card: auto, bf16 or fp8 (auto)"},
 	    {"--f32", NULL, LLM_CLI_FLAG, &s->f32, "compute in float instead of int8"},
 	    {"--raw", NULL, LLM_CLI_FLAG, &s->raw, "continue PROMPT, without a chat template"},
 	    {"--stats", NULL, LLM_CLI_FLAG, &s->stats, "tell tokens and times on stderr"},
@@ -161,6 +164,7 @@ static llm_status
 generate(const settings *s, const char *model, const char *prompt, llm_error *err)
 {
 	llm_engine_params params = {.device = s->f32 ? "cpu" : s->device,
+	                            .quantisation = s->quantisation,
 	                            .n_threads = s->n_threads,
 	                            .n_ctx = s->n_ctx,
 	                            .precision = s->f32 ? PP_PREC_F32 : PP_PREC_INT8};

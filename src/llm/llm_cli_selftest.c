@@ -7,6 +7,9 @@
  * results sane: probabilities that sum to 1, vectors of length 1 of which the closest means the
  * same? Without MODEL all models of the model folder are tried; without any the first question
  * alone is asked.
+ *
+ * With --quantisation fp8 it also tells what that costs: the perplexity of a text, beside that of
+ * the same weights as the file has them.
  */
 #include <math.h>
 #include <stdarg.h>
@@ -38,6 +41,7 @@ typedef struct selftest
 	uint64_t n_runs;
 	llm_text texts[N_TEXTS];
 	const char *device;
+	const char *quantisation;
 	uint32_t n_threads;
 } selftest;
 
@@ -404,11 +408,76 @@ check_encoder(selftest *t)
 	check_job(t, "relevance", &job, sane_relevance);
 }
 
+/* The text whose perplexity is taken: 96 words that no model has by heart. */
+static const char cost_text[] =
+    " of the harbour wrote down every boat that came in before noon. On Tuesday there were eleven, "
+    "and two of them carried nothing but salt. He asked the captain of the smaller one why anyone "
+    "would bring salt to a town that has the sea at its door. The captain laughed and said that "
+    "the "
+    "sea was there for everyone, but dry salt only for those who had waited through a summer. So "
+    "the "
+    "clerk bought a sack, stored it under the stairs, and in February, when the roads were ice, "
+    "the "
+    "whole street came to knock.";
+
+/* Keeps the mean of a row's tokens. */
+static void
+keep_nll(void *user, const llm_row_result *result)
+{
+	if (result->status == LLM_OK && result->n_tokens > 0)
+		*(double *) user = -result->logprob / result->n_tokens;
+}
+
+/* Mean −ln p of a token of the text in a form of the weights; NAN: err says why. */
+static double
+mean_nll(const selftest *t, const char *model, const char *quantisation, llm_error *err)
+{
+	const llm_engine_params params = {.device = t->device,
+	                                  .quantisation = quantisation,
+	                                  .n_threads = t->n_threads,
+	                                  .precision = PP_PREC_INT8};
+	llm_text prompt = LLM_TEXT("The clerk");
+	llm_text text = LLM_TEXT(cost_text);
+	double nll = NAN;
+	llm_engine *e;
+	llm_job job = {.kind = LLM_JOB_LOGLIK,
+	               .model = LLM_CLI_MODEL,
+	               .rows = &prompt,
+	               .n_rows = 1,
+	               .rows2 = &text,
+	               .n_rows2 = 1,
+	               .user = &nll,
+	               .on_row = keep_nll};
+
+	if (llm_cli_open(model, &params, &e, NULL, err) != LLM_OK)
+		return NAN;
+	if (llm_cli_run(e, &job, NULL, err) != LLM_OK)
+		nll = NAN;
+	llm_engine_destroy(e);
+	return nll;
+}
+
+/* What fp8 costs a decoder. */
+static void
+check_cost(selftest *t, const char *model)
+{
+	llm_error err = {0};
+	double fp8 = mean_nll(t, model, "fp8", &err);
+	double native = mean_nll(t, model, "auto", &err);
+
+	if (!isfinite(fp8) || !isfinite(native))
+		check(t, false, "fp8: %s", err.message);
+	else
+		check(t, exp(fp8 - native) < 1.1, "fp8: perplexity %.3f, %+.2f %% against %.3f", exp(fp8),
+		      100 * (exp(fp8 - native) - 1), exp(native));
+}
+
 /* Loads one model and checks it. */
 static void
 check_model(selftest *t, const char *model)
 {
 	const llm_engine_params params = {.device = t->device,
+	                                  .quantisation = t->quantisation,
 	                                  .n_threads = t->n_threads,
 	                                  .precision = PP_PREC_INT8};
 	llm_engine_stats stats;
@@ -428,6 +497,9 @@ check_model(selftest *t, const char *model)
 	else
 		check_encoder(t);
 	llm_engine_destroy(t->e);
+	if (t->info.kind == LLM_KIND_GENERATE && t->quantisation != NULL &&
+	    strcmp(t->quantisation, "fp8") == 0)
+		check_cost(t, model);
 }
 
 /* Checks the named model, or all of the model folder. */
@@ -481,7 +553,9 @@ llm_cli_selftest(int argc, char **argv)
 	const llm_cli_option options[] = {{"--threads", "N", LLM_CLI_COUNT, &t.n_threads,
 	                                   "threads (all cores)"},
 	                                  {"--device", "DEVICE", LLM_CLI_TEXT, &t.device,
-	                                   "auto, cpu or cuda:N (auto)"}};
+	                                   "auto, cpu or cuda:N (auto)"},
+	                                  {"--quantisation", "FORM", LLM_CLI_TEXT, &t.quantisation,
+	                                   "weights on a card: auto, bf16 or fp8 (auto)"}};
 	const llm_cli_command command = {
 	    .name = "selftest",
 	    .arguments = "[MODEL]",
@@ -489,7 +563,7 @@ llm_cli_selftest(int argc, char **argv)
 	            "model folder.",
 	    .n_args_max = 1,
 	    .options = options,
-	    .n_options = 2};
+	    .n_options = 3};
 	const char *args[1];
 	llm_error err = {0};
 	int status = llm_cli_parse(&command, argc, argv, args);

@@ -34,6 +34,8 @@ take_option(const char *name, const char *value, llm_server_params *p)
 		p->key_directory = value;
 	else if (strcmp(name, "--device") == 0)
 		p->engine.device = value;
+	else if (strcmp(name, "--quantisation") == 0)
+		p->engine.quantisation = value;
 	else if (strcmp(name, "--threads") == 0 && number(value, 1024, &n))
 		p->engine.n_threads = (uint32_t) n;
 	else if (strcmp(name, "--context") == 0 && number(value, 1 << 24, &n))
