@@ -26,7 +26,7 @@ LLM_TOKENIZE  = llm_unicode llm_tokenizer llm_tok_vocab llm_tok_trie llm_tok_add
                 llm_tok_load_steps llm_chat
 LLM_MODEL     = llm_arch llm_arch_gguf llm_arch_hf llm_arch_keys llm_arch_pool llm_arch_rope \
                 llm_model llm_model_chat llm_model_names llm_forward llm_forward_encode
-LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cpu_weights \
+LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cpu_top llm_cpu_weights \
                 llm_cpu_matmul llm_cpu_mlp llm_cpu_i8 llm_cpu_kv llm_cpu_qkv llm_cpu_attn llm_cpu_attn_amx
 LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_label llm_pack llm_prefix llm_sched \
                 llm_sched_pass llm_sched_queue llm_sched_verify
@@ -39,8 +39,8 @@ LLM_REMOTE    = llm_remote llm_remote_call llm_remote_endpoint llm_remote_write 
                 llm_remote_labels llm_remote_schema
 # The CUDA backend, a shared object of its own: make cuda.
 KERNELS_CUDA  = backend plan weights quant fp8 matmul matmul_skinny matmul_quant rows norm activate qkv kv \
-                pool attention attention_simple attention_prefill attention_hopper attention_decode
-KERNELS_REF   = matmul_ref quant_ref fp8_ref norm_ref activate_ref rope_ref attention_ref pool_ref
+                pool top attention attention_simple attention_prefill attention_hopper attention_decode
+KERNELS_REF   = matmul_ref quant_ref fp8_ref norm_ref activate_ref rope_ref attention_ref pool_ref top_ref
 
 # What only the process has: the server loop, the command line. May print and exit.
 LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_pack llm_cli_generate llm_cli_inspect llm_cli_model \

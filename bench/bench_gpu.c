@@ -11,13 +11,14 @@
  * Works: "mix" prefills 32 prompts of lognormal lengths (median 160, sigma 1, 8 to 4,096) in one
  * pass and computes the logits of each last token; "padded", "sorted" the same with every prompt as
  * long as the longest (of its group of eight); "decode1", "decode64" are streams behind 128 and
- * 1,024 tokens; "label" scores rows of 300 tokens by four columns; "shared" rows of 60 tokens
- * behind 240 in common; "trie" the same rows with a label trie of four nodes; "embed" encodes rows
- * of 60 tokens. "mmlu" is the prepacking paper's table: 512 questions (lognormal lengths, median
- * 48, sigma 0.9) in batches of 64, packed; "mmlu-padded", "mmlu-sorted" as the paper's baselines.
- * "load" makes matrices out of a mapped file for a second time. --ops times single products
- * instead; --any-bits lets a row's bits depend on its batch, which is what batch invariance is
- * measured against.
+ * 1,024 tokens, "best64", "top64" and "logits64" the same and what sampling fetches: the best
+ * token, the 64 best, all logits; "label" scores rows of 300 tokens by four columns; "shared" rows
+ * of 60 tokens behind 240 in common; "trie" the same rows with a label trie of four nodes; "embed"
+ * encodes rows of 60 tokens. "mmlu" is the prepacking paper's table: 512 questions (lognormal
+ * lengths, median 48, sigma 0.9) in batches of 64, packed; "mmlu-padded", "mmlu-sorted" as the
+ * paper's baselines. "load" makes matrices out of a mapped file for a second time. --ops times
+ * single products instead; --any-bits lets a row's bits depend on its batch, which is what batch
+ * invariance is measured against.
  *
  * Forms of the weights: bf16; q8_0, q4_0 and q4_k, which stay in their blocks; fp8. Without --form
  * all works are run in bf16, and mix, decode1 and decode64 of two shapes in the others as well.
@@ -101,11 +102,22 @@ add_trie(bench *b)
 	}
 }
 
-/* One pass and its head: all logits' log-sum-exp, or some columns alone. */
+/* What is fetched of a pass. */
+typedef enum head
+{
+	HEAD_COLUMNS, /* some columns */
+	HEAD_LSE,     /* the same, and the log-sum-exp of all */
+	HEAD_BEST,    /* the best token of each row */
+	HEAD_TOP,     /* the 64 best and the sum of weights, as top-p wants them */
+	HEAD_LOGITS   /* all logits */
+} head;
+
+/* One pass and its head. */
 static void
-run_pass(bench *b, bool all)
+run_pass(bench *b, head what)
 {
 	static const uint32_t cols[N_LABELS] = {17, 1009, 5003, 29989};
+	static pp_top top[MAX_ROWS];
 	uint32_t rows[MAX_ROWS];
 	llm_status status;
 
@@ -113,9 +125,16 @@ run_pass(bench *b, bool all)
 		rows[i] = i;
 	if (!b->m->arch.decoder)
 		status = llm_forward_encode(b->ws, &b->batch, b->out, &b->err);
-	else if ((status = llm_forward_decode(b->ws, &b->batch, &b->err)) == LLM_OK)
+	else if ((status = llm_forward_decode(b->ws, &b->batch, &b->err)) != LLM_OK)
+		fail("pass", b->err.message);
+	else if (what == HEAD_LOGITS)
+		status = llm_forward_logits(b->ws, 0, b->batch.n_rows, b->out, &b->err);
+	else if (what == HEAD_BEST || what == HEAD_TOP)
+		status = llm_forward_top(b->ws, 0, b->batch.n_rows, what == HEAD_TOP ? PP_TOP_MAX : 1,
+		                         what == HEAD_TOP ? 1.0f : 0.0f, top, &b->err);
+	else
 		status = llm_forward_columns(b->ws, rows, b->batch.n_rows, cols, N_LABELS, b->out,
-		                             all ? b->lse : NULL, &b->err);
+		                             what == HEAD_LSE ? b->lse : NULL, &b->err);
 	if (status != LLM_OK)
 		fail("pass", b->err.message);
 }
@@ -132,7 +151,7 @@ by_value(const void *a, const void *b)
 
 /* The median seconds of the batch; n_steps passes a run, positions going on. */
 static double
-measure(bench *b, bool all, uint32_t n_steps)
+measure(bench *b, head what, uint32_t n_steps)
 {
 	double seconds[N_RUNS];
 
@@ -142,7 +161,7 @@ measure(bench *b, bool all, uint32_t n_steps)
 
 		for (uint32_t i = 0; i < n_steps; i++)
 		{
-			run_pass(b, all);
+			run_pass(b, what);
 			for (uint32_t s = 0; n_steps > 1 && s < b->batch.n_segs; s++)
 				b->pos[s] = ++b->segs[s].n_past;
 		}
@@ -228,7 +247,7 @@ work_prefill(bench *b, const char *name, const uint32_t *length, uint32_t n, uin
 			n_real += length[i];
 		}
 		n_computed += b->batch.n_tokens;
-		seconds += measure(b, true, 1);
+		seconds += measure(b, HEAD_LSE, 1);
 	}
 	printf("%s/%s\t%.0f\treal tok/s\t%u real, %u computed, %.2f ms\n", b->m->arch.name, name,
 	       n_real / seconds, n_real, n_computed, seconds * 1e3);
@@ -318,7 +337,7 @@ step_bytes(bench *b, uint32_t n_streams, uint32_t n_past)
 
 /* Streams that decode behind a context. */
 static void
-work_decode(bench *b, const char *name, uint32_t n_streams, uint32_t n_past)
+work_decode(bench *b, const char *name, uint32_t n_streams, uint32_t n_past, head what)
 {
 	double seconds;
 
@@ -332,7 +351,7 @@ work_decode(bench *b, const char *name, uint32_t n_streams, uint32_t n_past)
 		b->pos[i] = n_past;
 	}
 	b->batch.n_tokens = n_streams;
-	seconds = measure(b, true, 32);
+	seconds = measure(b, what, 32);
 	printf("%s/%s\t%.1f\ttok/s\t%u streams behind %u tokens, %.3f ms a step\n", b->m->arch.name,
 	       name, n_streams / seconds, n_streams, n_past, seconds * 1e3);
 	printf("%s/%s-bandwidth\t%.2f\tTB/s\tweights, keys and values once a step\n", b->m->arch.name,
@@ -351,7 +370,7 @@ work_label(bench *b, const char *name, uint32_t n_shared, uint32_t n_own, uint32
 	{
 		begin_batch(b);
 		add_segment(b, 0, n_shared, 0);
-		run_pass(b, false);
+		run_pass(b, HEAD_COLUMNS);
 	}
 	for (int r = 0; r < N_RUNS; r++)
 	{
@@ -369,7 +388,7 @@ work_label(bench *b, const char *name, uint32_t n_shared, uint32_t n_own, uint32
 			if (trie)
 				add_trie(b);
 		}
-		run_pass(b, false);
+		run_pass(b, HEAD_COLUMNS);
 		seconds[r] = now() - start;
 	}
 	qsort(seconds + N_WARM, N_RUNS - N_WARM, sizeof(double), by_value);
@@ -386,7 +405,7 @@ work_embed(bench *b, uint32_t n_own, uint32_t n_rows)
 	begin_batch(b);
 	for (uint32_t i = 0; i < n_rows; i++)
 		add_segment(b, 0, n_own, 0);
-	seconds = measure(b, false, 1);
+	seconds = measure(b, HEAD_COLUMNS, 1);
 	printf("%s/embed\t%.0f\trows/s\t%u rows of %u tokens, %.3f ms\n", b->m->arch.name,
 	       n_rows / seconds, n_rows, n_own, seconds * 1e3);
 }
@@ -468,9 +487,15 @@ run_shape(bench *b, const shape *s, const char *work)
 		if (!brief && s->d == 2048 && wanted(work, tables[i]))
 			work_mmlu(b, tables[i]);
 	if (!s->encoder && wanted(work, "decode1"))
-		work_decode(b, "decode1", 1, 128);
+		work_decode(b, "decode1", 1, 128, HEAD_LSE);
 	if (!s->encoder && wanted(work, "decode64"))
-		work_decode(b, "decode64", 64, 1024);
+		work_decode(b, "decode64", 64, 1024, HEAD_LSE);
+	if (!s->encoder && !brief && wanted(work, "best64"))
+		work_decode(b, "best64", 64, 1024, HEAD_BEST);
+	if (!s->encoder && !brief && wanted(work, "top64"))
+		work_decode(b, "top64", 64, 1024, HEAD_TOP);
+	if (!s->encoder && !brief && wanted(work, "logits64"))
+		work_decode(b, "logits64", 64, 1024, HEAD_LOGITS);
 	if (!s->encoder && !brief && s->d <= 1536 && wanted(work, "label"))
 		work_label(b, "label", 0, 300, 54, false);
 	if (!s->encoder && !brief && s->d <= 1536 && wanted(work, "shared"))
@@ -549,7 +574,7 @@ main(int argc, char **argv)
 	b.be->any_bits = any_bits;
 	b.n_block = (size_t) 64 << 20;
 	b.block = malloc(b.n_block * sizeof(*b.block));
-	b.out = malloc((size_t) MAX_SEGS * 4096 * sizeof(float));
+	b.out = malloc((size_t) 64 * 151936 * sizeof(float));
 	b.lse = malloc(MAX_ROWS * sizeof(float));
 	if (b.block == NULL || b.out == NULL || b.lse == NULL)
 		fail("start", "out of memory");

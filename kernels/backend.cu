@@ -280,6 +280,7 @@ static const pp_ops cuda_ops = {
     .kv_clear = cuda_kv_clear,
     .pool = cuda_pool,
     .logsumexp = cuda_logsumexp,
+    .top = cuda_top,
 };
 
 /* Fills what the device says of itself, makes stream and handles. */

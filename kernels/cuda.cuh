@@ -460,6 +460,10 @@ pp_result cuda_pool(pp_backend *be, float *dev_out, const float *dev_x, const pp
 pp_result cuda_logsumexp(pp_backend *be, float *dev_lse, const float *dev_logits, uint32_t n_rows,
                          uint32_t n_vocab);
 
+/* top.cu */
+pp_result cuda_top(pp_backend *be, pp_top *dev_out, const float *dev_logits, uint32_t n_rows,
+                   uint32_t n_vocab, uint32_t k, float scale);
+
 /* --- launching -------------------------------------------------------------------------------- */
 
 /*

@@ -183,6 +183,16 @@ typedef struct pp_pass
 	const uint32_t *rows;
 } pp_pass;
 
+/* The highest logits of a row: see top(). */
+#define PP_TOP_MAX 64u
+typedef struct pp_top
+{
+	uint32_t n;
+	float sum;
+	float logit[PP_TOP_MAX];
+	int32_t id[PP_TOP_MAX];
+} pp_top;
+
 typedef struct pp_memory_info
 {
 	uint64_t bytes_weights;
@@ -344,6 +354,13 @@ typedef struct pp_ops
 	/* lse[r] = ln Σ_v exp(logits[r, v]), in a fixed order. */
 	pp_result (*logsumexp)(pp_backend *be, float *dev_lse, const float *dev_logits, uint32_t n_rows,
 	                       uint32_t n_vocab);
+	/*
+	 * out[r] = the k (1 … PP_TOP_MAX) highest of logits[r, n_vocab], falling, the lowest id first
+	 * among equals. −∞ and NaN never count: n < k says that there are no more. Where scale > 0, sum
+	 * = Σ exp((logit − highest) · scale) over the whole row, to 3e-5 of itself; else 0.
+	 */
+	pp_result (*top)(pp_backend *be, pp_top *dev_out, const float *dev_logits, uint32_t n_rows,
+	                 uint32_t n_vocab, uint32_t k, float scale);
 } pp_ops;
 
 /* Pooling kinds of pool(). */

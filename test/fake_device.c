@@ -165,6 +165,10 @@ HAND_ON(pool, true,
 HAND_ON(logsumexp, false,
         (pp_backend * be, float *lse, const float *logits, uint32_t n, uint32_t n_vocab),
         (be, lse, logits, n, n_vocab))
+HAND_ON(top, false,
+        (pp_backend * be, pp_top *out, const float *logits, uint32_t n, uint32_t n_vocab,
+         uint32_t k, float scale),
+        (be, out, logits, n, n_vocab, k, scale))
 HAND_ON(matmul, false,
         (pp_backend * be, pp_act *out, const pp_act *x, const pp_matrix *w, const float *bias,
          uint32_t n),
@@ -417,7 +421,8 @@ static const pp_ops fake_ops = {.alloc = fake_alloc,
                                 .kv_move = fake_kv_move,
                                 .kv_clear = fake_kv_clear,
                                 .pool = fake_pool,
-                                .logsumexp = fake_logsumexp};
+                                .logsumexp = fake_logsumexp,
+                                .top = fake_top};
 
 /* The table that it was built for. */
 uint32_t

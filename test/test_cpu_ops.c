@@ -5,6 +5,7 @@
  */
 #include "cpu_fixture.h"
 #include "llm_alloc.h"
+#include "top_fixture.h"
 
 static const uint32_t sizes[] = {1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 67, 130, 257};
 #define N_SIZES (sizeof(sizes) / sizeof(sizes[0]))
@@ -466,6 +467,16 @@ test_small_ops(void)
 	pp_cpu_destroy(be);
 }
 
+static void
+test_top(void)
+{
+	pp_backend *be = pp_cpu_create(2);
+	uint64_t seed = 5;
+
+	top_check(be, &seed);
+	pp_cpu_destroy(be);
+}
+
 /* All poolings of ragged segments. */
 static void
 test_pool(void)
@@ -558,6 +569,7 @@ main(void)
 	RUN(mlp);
 	RUN(narrow);
 	RUN(small_ops);
+	RUN(top);
 	RUN(pool);
 	RUN(no_memory);
 	RUN(memory);

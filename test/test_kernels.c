@@ -15,6 +15,7 @@
 #include "llm_device.h"
 #include "llm_weights.h"
 #include "test.h"
+#include "top_fixture.h"
 
 #define GUARD      64u         /* elements: keeps 128-byte alignment */
 #define POISON     0xffu       /* bytes: a NaN in bf16 and in float */
@@ -422,6 +423,12 @@ test_float_rows(void)
 }
 
 static void
+test_top(void)
+{
+	top_check(be, &seed);
+}
+
+static void
 test_pool(void)
 {
 	const pp_segment segs[] = {{.first_token = 0, .n_new = 1},
@@ -698,6 +705,7 @@ main(void)
 	RUN(norm);
 	RUN(activate);
 	RUN(float_rows);
+	RUN(top);
 	RUN(pool);
 	RUN(block_types);
 	RUN(quant);

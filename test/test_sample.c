@@ -235,6 +235,87 @@ test_independence(void)
 	llm_sampler_free(s);
 }
 
+/* Random parameters of every kind: with top-k, top-p, min-p, some of them, none; greedy. */
+static llm_sample_params
+random_params(uint64_t *seed)
+{
+	const uint32_t ks[] = {0, 0, 0, 1, 3, 40, PP_TOP_MAX, PP_TOP_MAX + 1};
+	const float ps[] = {0, 1, 0.1f, 0.5f, 0.9f, 0.95f, 0.999f};
+	const float mins[] = {0, 0, 0.02f, 0.3f, 0.9f};
+	const float temperatures[] = {0, 0.3f, 0.7f, 1, 1.5f, 1e-30f};
+
+	return (llm_sample_params){.temperature = temperatures[test_random(seed) % 6],
+	                           .top_k = ks[test_random(seed) % 8],
+	                           .top_p = ps[test_random(seed) % 7],
+	                           .min_p = mins[test_random(seed) % 5],
+	                           .seed = test_random(seed)};
+}
+
+/* Logits of some steepness, some with ties, at times with odd values. */
+static void
+random_logits(float *logits, uint32_t n, uint64_t *seed)
+{
+	float steep = (float) (1 + test_random(seed) % 12);
+	uint32_t step = test_random(seed) % 4 == 0 ? 1u << 21 : 1;
+	uint64_t odd = test_random(seed);
+
+	for (uint32_t j = 0; j < n; j++)
+	{
+		uint32_t x = (uint32_t) (test_random(seed) >> 40);
+
+		logits[j] = (float) (x - x % step) / (float) (1 << 24) * steep;
+	}
+	logits[test_random(seed) % n] = odd % 7 == 0 ? NAN : -INFINITY;
+	logits[test_random(seed) % n] = odd % 50 == 0 ? INFINITY : steep;
+}
+
+/*
+ * The highest logits give the token of the whole row, or say that they cannot, whatever error the
+ * sum has within its promise; and they can in most cases.
+ */
+static void
+test_highest(void)
+{
+	static float logits[2000];
+	const uint32_t n = sizeof(logits) / sizeof(logits[0]);
+	const llm_sample_params half = {.temperature = 1, .top_p = 0.5f};
+	pp_backend *be = pp_cpu_create(1);
+	uint64_t seed = 77;
+	uint32_t n_asked = 0, n_sure = 0;
+	llm_sampler *s;
+	pp_top top;
+	bool sure;
+
+	REQUIRE(llm_sampler_create(n, &s, NULL) == LLM_OK);
+	for (int i = 0; i < 3000; i++)
+	{
+		llm_sample_params p = random_params(&seed);
+		float scale;
+		uint32_t k = llm_sample_wants(&p, &scale);
+		int32_t token;
+
+		random_logits(logits, n, &seed);
+		if (k == 0)
+			continue;
+		CHECK(be->ops->top(be, &top, logits, 1, n, k, scale) == PP_OK);
+		top.sum *= 1.0f + 3e-5f * (float) (i % 3 - 1);
+		token = llm_sample_top(s, &top, &p, (uint64_t) i, &sure);
+		n_asked++;
+		n_sure += sure;
+		CHECK_MSG(!sure || token == llm_sample(s, logits, NULL, &p, (uint64_t) i, NULL),
+		          "draw %d: temperature %g, top_k %u, top_p %g, min_p %g", i,
+		          (double) p.temperature, p.top_k, (double) p.top_p, (double) p.min_p);
+	}
+	CHECK_MSG(n_sure > n_asked / 2, "%u of %u draws were decided", n_sure, n_asked);
+	for (uint32_t j = 0; j < n; j++)
+		logits[j] = j == 7 || j == 9 ? 1.0f : -INFINITY;
+	CHECK(be->ops->top(be, &top, logits, 1, n, PP_TOP_MAX, 1.0f) == PP_OK && top.n == 2);
+	(void) llm_sample_top(s, &top, &half, 0, &sure);
+	CHECK(!sure); /* one of two equals is half of all: the sum's error decides */
+	llm_sampler_free(s);
+	pp_cpu_destroy(be);
+}
+
 /* Ties, NaN, infinities, empty masks, log-probabilities. */
 static void
 test_edges(void)
@@ -302,6 +383,7 @@ main(void)
 	RUN(speculation);
 	RUN(same_text);
 	RUN(independence);
+	RUN(highest);
 	RUN(edges);
 	RUN(refused);
 	return test_summary("sample");

@@ -36,5 +36,6 @@ void attention_ref(double *out, const float *q, const float *k, const float *v, 
                    uint32_t n_past, const int32_t *parent, const pp_attn *attn);
 void pool_ref(double *out, const float *x, size_t n_tokens, size_t d, int pooling, bool l2);
 double logsumexp_ref(const float *x, size_t n);
+size_t top_ref(int32_t *ids, double *sum, const float *x, size_t n, size_t k, double scale);
 
 #endif /* REF_H */

@@ -205,6 +205,7 @@ static const pp_ops cpu_ops = {
     .kv_clear = llm_cpu_kv_clear,
     .pool = llm_cpu_pool,
     .logsumexp = llm_cpu_logsumexp,
+    .top = llm_cpu_top,
 };
 
 #if defined(__x86_64__)

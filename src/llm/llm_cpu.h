@@ -147,6 +147,10 @@ pp_result llm_cpu_pool(pp_backend *be, float *dev_out, const float *dev_x, const
 pp_result llm_cpu_logsumexp(pp_backend *be, float *dev_lse, const float *dev_logits,
                             uint32_t n_rows, uint32_t n_vocab);
 
+/* llm_cpu_top.c */
+pp_result llm_cpu_top(pp_backend *be, pp_top *dev_out, const float *dev_logits, uint32_t n_rows,
+                      uint32_t n_vocab, uint32_t k, float scale);
+
 /* llm_cpu_kv.c */
 void llm_cpu_kv_shape(const pp_attn *attn, bool bf16, llm_cpu_kv_layer *layer);
 uint32_t llm_cpu_kv_page_tokens(pp_backend *be);

@@ -84,6 +84,27 @@ llm_generation_start(llm_slot *slot, llm_seq *seq, llm_error *err)
 	return llm_grammar_start(task->grammar, &gen->grammar, err);
 }
 
+/* Samples one token from the highest logits of a row of the pass, or from the whole row where they
+ * do not decide. */
+static llm_status
+draw_top(llm_slot *slot, const llm_seq *seq, const pp_top *top, uint32_t row, int32_t *token,
+         llm_error *err)
+{
+	llm_sample_params params = seq->task->job.sample;
+	llm_pass *pass = &slot->pass;
+	bool sure;
+
+	params.seed += seq->row;
+	*token = llm_sample_top(slot->sampler, top, &params, seq->gen->n_tokens, &sure);
+	if (sure)
+		return LLM_OK;
+	if (llm_pass_reserve(pass, slot->model->arch.n_vocab, 0, err) != LLM_OK ||
+	    llm_forward_logits(slot->ws, row, 1, pass->logits, err) != LLM_OK)
+		return err->code;
+	*token = llm_sample(slot->sampler, pass->logits, NULL, &params, seq->gen->n_tokens, NULL);
+	return LLM_OK;
+}
+
 /* Samples one token; −1 when the grammar admits none. */
 static llm_status
 draw(llm_slot *slot, llm_seq *seq, const float *logits, int32_t draft, int32_t *token,
@@ -213,10 +234,11 @@ go_on(llm_slot *slot, llm_seq *seq, int32_t token, uint32_t n_accepted, llm_erro
 	return llm_sched_append(slot->sched, seq->sched_id, n_accepted, next, 1 + n, n, err);
 }
 
-/* Continues one generation with the logits of its piece: [1 + n_draft, n_vocab]. */
+/* Continues one generation with the logits of its piece, [1 + n_draft, n_vocab], or with the
+ * highest of each row. */
 llm_status
 llm_generate_next(llm_engine *e, llm_slot *slot, const llm_outcome *out, const float *logits,
-                  llm_error *err)
+                  const pp_top *top, llm_error *err)
 {
 	llm_seq *seq = out->seq;
 	size_t n_vocab = slot->model->arch.n_vocab;
@@ -231,7 +253,8 @@ llm_generate_next(llm_engine *e, llm_slot *slot, const llm_outcome *out, const f
 	{
 		int32_t draft = r < out->n_draft ? out->tokens[out->n_tokens - out->n_draft + r] : -1;
 
-		if (draw(slot, seq, logits + r * n_vocab, draft, &token, err) != LLM_OK ||
+		if ((top != NULL ? draw_top(slot, seq, &top[r], out->first_row + r, &token, err)
+		                 : draw(slot, seq, logits + r * n_vocab, draft, &token, err)) != LLM_OK ||
 		    take(slot, seq, token, err) != LLM_OK)
 			return err->code;
 		if (seq->gen->finish != LLM_FINISH_NONE)

@@ -286,6 +286,6 @@ void llm_pin_computed(llm_slot *slot);
 /* llm_engine_generate.c */
 llm_status llm_generation_start(llm_slot *slot, llm_seq *seq, llm_error *err);
 llm_status llm_generate_next(llm_engine *e, llm_slot *slot, const llm_outcome *out,
-                             const float *logits, llm_error *err);
+                             const float *logits, const pp_top *top, llm_error *err);
 
 #endif /* LLM_ENGINE_IMPL_H */

@@ -13,7 +13,8 @@
 
 #include "llm_alloc.h"
 
-#define LOGITS_ROWS 32u /* rows of whole-vocabulary logits fetched at a time */
+#define LOGITS_ROWS 32u  /* rows of whole-vocabulary logits fetched at a time */
+#define TOP_ROWS    256u /* rows of highest logits fetched at a time */
 
 /* Grows the two result buffers. */
 llm_status
@@ -182,11 +183,33 @@ run_fixups(llm_slot *slot, const llm_kv_fixup *fixups, uint32_t n, llm_error *er
 	return LLM_OK;
 }
 
-/* Gives the outcomes of generations their next tokens, a few rows of logits at a time. */
+/* Gives outcomes of one task their next tokens from the k highest logits of their rows. */
+static llm_status
+run_tops(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n, uint32_t n_rows,
+         uint32_t k, float scale, llm_error *err)
+{
+	pp_top *top = llm_malloc_array((size_t) n_rows + 1, sizeof(*top)); /* a piece may want none */
+	llm_status status = top != NULL ? LLM_OK : llm_fail(err, LLM_E_NOMEM, "out of memory");
+
+	if (status == LLM_OK)
+		status = llm_forward_top(slot->ws, outs[0].first_row, n_rows, k, scale, top, err);
+	for (uint32_t i = 0; status == LLM_OK && i < n; i++)
+		status = llm_generate_next(e, slot, &outs[i], NULL,
+		                           top + (outs[i].first_row - outs[0].first_row), err);
+	llm_free(top);
+	return status;
+}
+
+/* Gives outcomes of one task their next tokens, a few rows of logits at a time. */
 static llm_status
 run_generations(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n, llm_error *err)
 {
+	const llm_task *task = outs[0].seq->task;
 	size_t n_vocab = slot->model->arch.n_vocab;
+	float scale = 0;
+	/* a grammar's mask is not known to the device, and changes with the token before */
+	uint32_t k = task->grammar == NULL ? llm_sample_wants(&task->job.sample, &scale) : 0;
+	uint32_t limit = k > 0 ? TOP_ROWS : LOGITS_ROWS;
 	uint32_t i = 0;
 
 	while (i < n)
@@ -194,17 +217,24 @@ run_generations(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t
 		uint32_t j = i;
 		uint32_t n_rows = 0;
 
-		while (j < n && (n_rows == 0 || n_rows + outs[j].n_rows <= LOGITS_ROWS))
+		while (j < n && (n_rows == 0 || n_rows + outs[j].n_rows <= limit))
 			n_rows += outs[j++].n_rows;
+		if (k > 0)
+		{
+			if (run_tops(e, slot, outs + i, j - i, n_rows, k, scale, err) != LLM_OK)
+				return err->code;
+			i = j;
+			continue;
+		}
 		if (llm_pass_reserve(&slot->pass, n_rows * n_vocab, 0, err) != LLM_OK ||
 		    llm_forward_logits(slot->ws, outs[i].first_row, n_rows, slot->pass.logits, err) !=
 		        LLM_OK)
 			return err->code;
-		for (uint32_t k = i; k < j; k++)
-			if (llm_generate_next(e, slot, &outs[k],
+		for (uint32_t o = i; o < j; o++)
+			if (llm_generate_next(e, slot, &outs[o],
 			                      slot->pass.logits +
-			                          (outs[k].first_row - outs[i].first_row) * n_vocab,
-			                      err) != LLM_OK)
+			                          (outs[o].first_row - outs[i].first_row) * n_vocab,
+			                      NULL, err) != LLM_OK)
 				return err->code;
 		i = j;
 	}

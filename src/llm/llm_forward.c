@@ -72,7 +72,8 @@ llm_workspace_bytes(const llm_model *m, uint32_t max_tokens, uint32_t max_rows)
 	return (max_tokens * (2 * s.d + s.wide + s.wide2) + 2 * max_rows * s.d) * m->be->act_bytes +
 	       (max_tokens * s.d + (m->arch.decoder ? 0 : max_rows * s.d) + s.logits + s.logit_rows) *
 	           sizeof(float) +
-	       max_tokens * sizeof(uint32_t) + (m->arch.decoder ? 0 : max_rows * sizeof(pp_segment));
+	       s.logit_rows * sizeof(pp_top) + max_tokens * sizeof(uint32_t) +
+	       (m->arch.decoder ? 0 : max_rows * sizeof(pp_segment));
 }
 
 /* Takes n * width elements on the device; NULL when there is no memory. */
@@ -113,11 +114,13 @@ llm_workspace_create(const llm_model *m, uint32_t max_tokens, uint32_t max_rows,
 	ws->pooled = take(ws, m->arch.decoder ? 0 : max_rows, s.d, sizeof(float));
 	ws->logits = take(ws, s.logits, 1, sizeof(float));
 	ws->lse = take(ws, s.logit_rows, 1, sizeof(float));
+	ws->top = take(ws, s.logit_rows, 1, sizeof(pp_top));
 	ws->index = llm_malloc_array(max_tokens, sizeof(uint32_t));
 	ws->segs = llm_malloc_array(m->arch.decoder ? 0 : max_rows, sizeof(pp_segment));
 	if (ws->x == NULL || ws->normed == NULL || ws->delta == NULL || ws->wide == NULL ||
 	    ws->wide2 == NULL || ws->rows == NULL || ws->rows2 == NULL || ws->pooled == NULL ||
-	    ws->logits == NULL || ws->lse == NULL || ws->index == NULL || ws->segs == NULL)
+	    ws->logits == NULL || ws->lse == NULL || ws->top == NULL || ws->index == NULL ||
+	    ws->segs == NULL)
 	{
 		llm_workspace_free(ws);
 		return llm_fail(err, LLM_E_NOMEM, "no memory for the scratch of %u tokens", max_tokens);
@@ -132,8 +135,8 @@ llm_workspace_free(llm_workspace *ws)
 {
 	if (ws == NULL)
 		return;
-	void *buffers[] = {ws->x,    ws->normed, ws->delta,  ws->wide,   ws->wide2,
-	                   ws->rows, ws->rows2,  ws->pooled, ws->logits, ws->lse};
+	void *buffers[] = {ws->x,     ws->normed, ws->delta,  ws->wide, ws->wide2, ws->rows,
+	                   ws->rows2, ws->pooled, ws->logits, ws->lse,  ws->top};
 
 	for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
 		if (buffers[i] != NULL)
@@ -569,6 +572,32 @@ llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float
 		if (result == PP_OK)
 			result =
 			    be->ops->download(be, out + i * n_vocab, ws->logits, n * n_vocab * sizeof(float));
+	}
+	return forward_check(ws, result, err);
+}
+
+/* The k highest logits of rows, and their sums of weights; see the header. */
+llm_status
+llm_forward_top(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, uint32_t k, float scale,
+                pp_top *out, llm_error *err)
+{
+	pp_backend *be = ws->m->be;
+	pp_result result = PP_OK;
+
+	if (ws->m->head == NULL)
+		return llm_fail(err, LLM_E_UNSUPPORTED, "%s generates nothing", ws->m->arch.name);
+	if (!pp_range_ok(first_row, n_rows, ws->n_rows))
+		return llm_fail(err, LLM_E_RANGE, "rows %u to %u were not computed", first_row,
+		                first_row + n_rows);
+	for (uint32_t i = 0; result == PP_OK && i < n_rows; i += ws->max_logit_rows)
+	{
+		uint32_t n = n_rows - i < ws->max_logit_rows ? n_rows - i : ws->max_logit_rows;
+
+		result = head_logits(ws, act_at(ws, ws->rows, first_row + i), n);
+		if (result == PP_OK)
+			result = be->ops->top(be, ws->top, ws->logits, n, ws->m->arch.n_vocab, k, scale);
+		if (result == PP_OK)
+			result = be->ops->download(be, out + i, ws->top, n * sizeof(*out));
 	}
 	return forward_check(ws, result, err);
 }

@@ -36,7 +36,7 @@ typedef struct llm_batch
 } llm_batch;
 
 /*
- * Decoder: runs all layers, then the final norm on the asked rows; logits are fetched with the two
+ * Decoder: runs all layers, then the final norm on the asked rows; logits are fetched with the
  * calls below, any number of times until the next pass. row is an index into batch->rows.
  */
 llm_status llm_forward_decode(llm_workspace *ws, const llm_batch *batch, llm_error *err);
@@ -44,6 +44,9 @@ llm_status llm_forward_decode(llm_workspace *ws, const llm_batch *batch, llm_err
  */
 llm_status llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float *out,
                               llm_error *err);
+/* out[n_rows]: the k highest logits of these rows instead of all: top() of kernels.h. */
+llm_status llm_forward_top(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, uint32_t k,
+                           float scale, pp_top *out, llm_error *err);
 /*
  * out[n_rows, n_cols]: the logits at the given vocabulary columns of the listed rows (indices into
  * batch->rows); lse[n_rows], when not NULL, gets the log-sum-exp over the whole vocabulary, so that

@@ -28,6 +28,7 @@ struct llm_workspace
 	float *pooled;  /* [max_rows, d] (encoder) */
 	float *logits;  /* [max_logit_rows, n_vocab] (decoder), [max_rows, n_classes] (classifier) */
 	float *lse;     /* [max_logit_rows] */
+	pp_top *top;    /* [max_logit_rows] */
 
 	uint32_t *index;  /* host [max_tokens]: positions with their offset, token types, rows */
 	uint32_t n_rows;  /* rows of the last pass */

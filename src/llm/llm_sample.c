@@ -6,6 +6,11 @@
  * applied first. Candidates sit in a binary heap and come out one by one until the prefix ends:
  * O(V + m log V) for a prefix of m, with no sort of the vocabulary. Without top-k and top-p no heap
  * is built: the draw walks the vocabulary in id order.
+ *
+ * A device hands over the highest logits alone where that is enough: for the best one, for top-k,
+ * and for as long as top-p or min-p end among them. top-p compares with a sum over the vocabulary,
+ * which the device rounds otherwise; so a comparison within SLACK of it is left to the whole row,
+ * and the token is the same, always.
  */
 #include "llm_sample.h"
 
@@ -13,6 +18,8 @@
 #include <math.h>
 
 #include "llm_alloc.h"
+
+#define SLACK 1e-4 /* of a sum of weights: three times what top() promises */
 
 typedef struct candidate
 {
@@ -271,6 +278,106 @@ llm_sample(llm_sampler *s, const float *logits, const uint32_t *mask, const llm_
 	if (logprob != NULL)
 		*logprob = token < 0 ? -INFINITY : log_probability(s, logits, token);
 	return token;
+}
+
+/* How many of the highest logits decide a draw; see the header. */
+uint32_t
+llm_sample_wants(const llm_sample_params *p, float *scale)
+{
+	bool nucleus = p->top_p > 0 && p->top_p < 1;
+
+	*scale = 0;
+	if (!(p->temperature > 0))
+		return 1;
+	if (p->top_k > 0)
+		return p->top_k <= PP_TOP_MAX ? p->top_k : 0;
+	if (nucleus)
+		*scale = 1 / p->temperature;
+	return nucleus ? (*scale > 0 && *scale <= FLT_MAX ? PP_TOP_MAX : 0)
+	               : (p->min_p > 0 ? PP_TOP_MAX : 0);
+}
+
+/* Whether top-p, then min-p, cut candidates in falling order at the same place whatever the exact
+ * sum is. all: there are no others. */
+static bool
+nucleus_is_certain(const llm_sampler *s, const llm_sample_params *p, double sum, bool all)
+{
+	double target = p->top_p * sum;
+	double kept = 0;
+
+	for (uint32_t i = 0; i < s->n; i++)
+	{
+		if (i > 0 && (s->items[i].weight < p->min_p || kept > target + SLACK * sum))
+			return true;
+		if (i > 0 && kept >= target - SLACK * sum)
+			return false;
+		kept += s->items[i].weight;
+	}
+	return all || kept > target + SLACK * sum;
+}
+
+/* Puts few candidates in the order of their ids. */
+static void
+sort_by_id(llm_sampler *s)
+{
+	for (uint32_t i = 1; i < s->n; i++)
+		for (uint32_t j = i; j > 0 && s->items[j].id < s->items[j - 1].id; j--)
+		{
+			candidate moved = s->items[j];
+
+			s->items[j] = s->items[j - 1];
+			s->items[j - 1] = moved;
+		}
+}
+
+/* The candidates among the highest logits, in falling order; false: others may belong to them. */
+static bool
+gather_top(llm_sampler *s, const pp_top *top, const llm_sample_params *p)
+{
+	bool nucleus = p->top_p > 0 && p->top_p < 1;
+	bool ordered = p->top_k > 0 || nucleus;
+	uint32_t wanted = p->top_k > 0 ? p->top_k : PP_TOP_MAX;
+	bool all = top->n < wanted;
+
+	s->n = 0;
+	for (uint32_t i = 0; i < top->n; i++)
+	{
+		float weight = expf((float) (((double) top->logit[i] - top->logit[0]) / p->temperature));
+
+		/* what comes behind weighs no more */
+		if (!(weight > 0) || (!ordered && weight < p->min_p))
+		{
+			all = true;
+			break;
+		}
+		s->items[s->n++] = (candidate){top->logit[i], weight, top->id[i]};
+	}
+	if (p->top_k > 0)
+		return true;
+	return nucleus ? nucleus_is_certain(s, p, top->sum, all) : all;
+}
+
+/* Draws from the highest logits; see the header. */
+int32_t
+llm_sample_top(llm_sampler *s, const pp_top *top, const llm_sample_params *p, uint64_t index,
+               bool *sure)
+{
+	bool ordered = p->top_k > 0 || (p->top_p > 0 && p->top_p < 1);
+
+	*sure = true;
+	if (top->n == 0)
+		return -1;
+	if (!(p->temperature > 0))
+		return top->id[0];
+	/* an infinite logit is as good as the largest finite one: their order is not that of ids */
+	*sure = top->logit[0] < FLT_MAX && gather_top(s, top, p);
+	if (!*sure)
+		return -1;
+	if (ordered)
+		truncate_candidates(s, p, top->sum);
+	else
+		sort_by_id(s);
+	return pick(s, uniform(p->seed, index));
 }
 
 /*

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kernels.h"
 #include "llm_status.h"
 
 typedef struct llm_sample_params
@@ -37,6 +38,18 @@ void llm_sampler_free(llm_sampler *s);
  */
 int32_t llm_sample(llm_sampler *s, const float *logits, const uint32_t *mask,
                    const llm_sample_params *p, uint64_t index, float *logprob);
+
+/*
+ * How many of a row's highest logits llm_sample_top asks for, and *scale, what they are to be asked
+ * with (top() of kernels.h); 0: it must have the whole row.
+ */
+uint32_t llm_sample_wants(const llm_sample_params *p, float *scale);
+/*
+ * The token that llm_sample gives without a mask, from the highest logits alone. *sure = false:
+ * they do not decide it, and the result means nothing.
+ */
+int32_t llm_sample_top(llm_sampler *s, const pp_top *top, const llm_sample_params *p,
+                       uint64_t index, bool *sure);
 
 /*
  * One step of lossless speculative sampling with a certain draft (prompt lookup; Leviathan et al.
