@@ -76,6 +76,14 @@ RESET extra_float_digits;
 DEALLOCATE kept;
 
 
+-- joins with names, windows that nothing uses
+SELECT prepack.materialize('SELECT * FROM e JOIN (w CROSS JOIN v) j ON e.a = j.n') > 0 AS built;
+SELECT prepack.materialize('SELECT * FROM (e JOIN w ON e.a = w.f) j, LATERAL (SELECT b + 1) s(c)') > 0 AS built;
+SELECT prepack.materialize('SELECT a FROM e WHERE b > 1 WINDOW w AS (PARTITION BY b)') > 0 AS built;
+SELECT check_answer('SELECT * FROM e JOIN (w CROSS JOIN v) j ON e.a = j.n');
+SELECT check_answer('SELECT * FROM (e JOIN w ON e.a = w.f) j, LATERAL (SELECT b + 1) s(c)');
+SELECT check_answer('SELECT a FROM e WHERE b > 1');
+
 -- foreign keys that do not hold, though the server calls them valid
 CREATE TABLE city (id int PRIMARY KEY, name text);
 CREATE TABLE shop (id int, city_id int NOT NULL REFERENCES city);

@@ -397,6 +397,42 @@ make_classes(List *conjuncts)
 
 /* ---- the form ---------------------------------------------------------------------------- */
 
+/* Resolves join aliases in what stands in FROM and reads what is beside it. */
+static void
+resolve_lateral(Query *q)
+{
+	ListCell *lc;
+
+	foreach (lc, q->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_SUBQUERY && rte->lateral)
+			rte->subquery = (Query *) PP_FLATTEN_JOIN_ALIASES(q, (Node *) rte->subquery);
+		else if (rte->rtekind == RTE_FUNCTION)
+			rte->functions = (List *) PP_FLATTEN_JOIN_ALIASES(q, (Node *) rte->functions);
+		else if (rte->rtekind == RTE_VALUES)
+			rte->values_lists = (List *) PP_FLATTEN_JOIN_ALIASES(q, (Node *) rte->values_lists);
+	}
+}
+
+/* Lets columns be named by the tables that they are of, not by the join that they were read from. */
+static bool
+unalias_walker(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		castNode(Var, node)->varnosyn = 0;
+		castNode(Var, node)->varattnosyn = 0;
+		return false;
+	}
+	if (IsA(node, Query))
+		return query_tree_walker(castNode(Query, node), unalias_walker, context, 0);
+	return expression_tree_walker(node, unalias_walker, context);
+}
+
 /* Resolves join aliases and grouping columns, folds constants: everything but FROM and WHERE. */
 static void
 resolve_columns(Query *q, ParamListInfo params)
@@ -413,6 +449,10 @@ resolve_columns(Query *q, ParamListInfo params)
 	q->havingQual = fold(PP_FLATTEN_JOIN_ALIASES(q, q->havingQual), params);
 	q->windowClause = (List *) PP_FLATTEN_JOIN_ALIASES(q, (Node *) q->windowClause);
 	q->jointree = (FromExpr *) PP_FLATTEN_JOIN_ALIASES(q, (Node *) q->jointree);
+	resolve_lateral(q);
+	(void) unalias_walker((Node *) q, NULL);
+	if (!q->hasWindowFuncs)
+		q->windowClause = NIL;
 }
 
 /* The entries of outer joins, which stay in FROM. */
