@@ -416,7 +416,9 @@ resolve_lateral(Query *q)
 	}
 }
 
-/* Lets columns be named by the tables that they are of, not by the join that they were read from. */
+/*
+ * Lets columns be named by the tables that they are of, not by the join that they were read from.
+ */
 static bool
 unalias_walker(Node *node, void *context)
 {
