@@ -189,7 +189,9 @@ scan_end(CustomScanState *node)
 	ExecClearTuple(node->ss.ss_ScanTupleSlot);
 	if (state->over_tables)
 	{
-		standard_ExecutorFinish(state->over_tables);
+		/* A plan that is only shown has run nothing that could be finished. */
+		if (!(state->over_tables->estate->es_top_eflags & EXEC_FLAG_EXPLAIN_ONLY))
+			standard_ExecutorFinish(state->over_tables);
 		standard_ExecutorEnd(state->over_tables);
 		FreeQueryDesc(state->over_tables);
 		state->over_tables = NULL;
