@@ -58,7 +58,7 @@ FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_remote fuzz_safetensors fu
                 fuzz_wire
 BENCHES       = bench_gpu bench_grammar bench_ops
 # Programs that launch kernels themselves: nvcc builds them.
-TESTS_CUDA    = test_plan test_attention
+TESTS_CUDA    = test_plan test_attention test_fault
 # The same kernels compiled for the CPU; needs CUDA's headers alone.
 TESTS_HOST    = $(if $(wildcard $(CUDA_INCLUDE)/cuda_runtime.h),test_attention_host test_quant_host)
 BENCHES_CUDA  = bench_attention
@@ -314,6 +314,10 @@ CUDA_MAIN      = $(NVCC) $(CUDA_CFLAGS) -Itest -cudart static
 
 $(BUILD)/test_plan: test/test_plan.cu kernels/plan.cu kernels/cuda.cuh $(ATTENTION_OBJS)
 	$(CUDA_MAIN) -o $@ $< $(ATTENTION_OBJS)
+
+$(BUILD)/test_fault: $(OBJ)/test/test_fault.o test/fault_kernels.cu $(BUILD)/libllm.a \
+                     | $(BUILD)/fake/libcuda.so.1
+	$(CUDA_MAIN) -o $@ $(filter-out %.so.1,$^) $(LLM_LIBS)
 
 $(BUILD)/test_attention: test/test_attention.cu test/attention_fixture.cuh $(ATTENTION_OBJS) \
                          $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
