@@ -19,47 +19,37 @@ e4m3_ref(double x)
 	return fmax(-448.0, fmin(448.0, x));
 }
 
-/* The largest magnitude of a row. */
+/* By what a row is multiplied before it is rounded, and the scale that undoes it. */
 static float
-largest(const float *x, size_t n)
+row_factor(const float *x, size_t n, float *scale)
 {
 	float most = 0.0f;
 
 	for (size_t i = 0; i < n; i++)
 		most = fmaxf(most, fabsf(x[i]));
-	return most;
-}
-
-/* What multiplies a row before it is rounded; what gives it back is its scale. */
-float
-fp8_factor_ref(const float *x, size_t n, float *scale)
-{
-	float most = largest(x, n);
-
 	*scale = most > 0.0f ? most / 448.0f : 1.0f;
 	return most > 0.0f ? 448.0f / most : 1.0f;
 }
 
-/* The product in double. */
+/* Rows in e4m3 and their scales. */
 void
-matmul_fp8_ref(double *out, const float *x, const float *w, size_t n_tokens, size_t n_rows,
-               size_t n_cols)
+fp8_rows_ref(float *q, float *scale, const float *x, size_t n_rows, size_t n_cols)
 {
-	for (size_t n = 0; n < n_rows; n++)
+	for (size_t r = 0; r < n_rows; r++)
 	{
-		float w_scale;
-		float w_factor = fp8_factor_ref(w + n * n_cols, n_cols, &w_scale);
+		float factor = row_factor(x + r * n_cols, n_cols, &scale[r]);
 
-		for (size_t t = 0; t < n_tokens; t++)
-		{
-			float x_scale;
-			float x_factor = fp8_factor_ref(x + t * n_cols, n_cols, &x_scale);
-			double sum = 0.0;
-
-			for (size_t k = 0; k < n_cols; k++)
-				sum +=
-				    e4m3_ref(x[t * n_cols + k] * x_factor) * e4m3_ref(w[n * n_cols + k] * w_factor);
-			out[t * n_rows + n] = sum * x_scale * w_scale;
-		}
+		for (size_t i = 0; i < n_cols; i++)
+			q[r * n_cols + i] = (float) e4m3_ref(x[r * n_cols + i] * factor);
 	}
+}
+
+/* The product in double of what fp8_rows_ref made. */
+void
+matmul_fp8_ref(double *out, const float *x, const float *x_scale, const float *w,
+               const float *w_scale, size_t n_tokens, size_t n_rows, size_t n_cols)
+{
+	matmul_ref(out, x, w, NULL, n_tokens, n_rows, n_cols);
+	for (size_t i = 0; i < n_tokens * n_rows; i++)
+		out[i] *= (double) x_scale[i / n_rows] * w_scale[i % n_rows];
 }

@@ -175,9 +175,11 @@ matmul_quant_ref(double *out, const float *x, const void *blocks, pp_dtype type,
 		if (n_bytes == 0)
 			return false;
 		at += n_bytes;
+		for (size_t k = 0; k < n_block; k++)
+			w[k] = bf16_ref(w[k]);
 		for (size_t t = 0; t < n_tokens; t++)
 			for (size_t k = 0; k < n_block; k++)
-				out[t * n_rows + n] += x[t * n_cols + first + k] * bf16_ref(w[k]);
+				out[t * n_rows + n] += x[t * n_cols + first + k] * w[k];
 	}
 	return true;
 }

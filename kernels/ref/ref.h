@@ -17,10 +17,10 @@ double bf16_ref(double x);
 bool matmul_quant_ref(double *out, const float *x, const void *blocks, pp_dtype type,
                       size_t n_tokens, size_t n_rows, size_t n_cols);
 double e4m3_ref(double x);
-/* By what a row is multiplied before it is rounded to e4m3, and the scale that undoes it. */
-float fp8_factor_ref(const float *x, size_t n, float *scale);
-void matmul_fp8_ref(double *out, const float *x, const float *w, size_t n_tokens, size_t n_rows,
-                    size_t n_cols);
+/* Rows in e4m3 as floats, and what each is to be multiplied by. */
+void fp8_rows_ref(float *q, float *scale, const float *x, size_t n_rows, size_t n_cols);
+void matmul_fp8_ref(double *out, const float *x, const float *x_scale, const float *w,
+                    const float *w_scale, size_t n_tokens, size_t n_rows, size_t n_cols);
 void norm_ref(double *out, const float *x, const float *add, const float *w, const float *b,
               size_t n_tokens, size_t d, double eps, pp_norm_kind kind, bool plus_one);
 void activate_ref(double *out, const float *x, size_t n_tokens, size_t f, pp_act_kind act,
