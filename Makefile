@@ -35,7 +35,7 @@ LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_gr
 LLM_ENGINE    = llm_cosine llm_device llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate llm_dummy \
                 llm_wire_job llm_server llm_server_conn llm_server_job llm_server_model llm_server_admin
-LLM_REMOTE    = llm_remote llm_remote_call llm_remote_endpoint llm_remote_write llm_remote_read \
+LLM_REMOTE    = llm_remote llm_remote_call llm_remote_endpoint llm_remote_write llm_remote_read llm_remote_stream \
                 llm_remote_labels llm_remote_schema
 # The CUDA backend, a shared object of its own: make cuda.
 KERNELS_CUDA  = backend plan weights quant fp8 matmul matmul_skinny matmul_quant rows norm activate qkv kv \
@@ -51,9 +51,9 @@ LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_pack llm_cli_generate llm
 TESTS         = test_alloc test_arch test_chat test_conn test_cpu_attn test_cpu_ops test_device \
                 test_draft test_dummy test_engine test_forward test_gguf test_grammar test_json \
                 test_kernels test_kv test_label test_models test_pack test_packed test_prompt \
-                test_quant test_remote test_remote_jobs test_safetensors test_sample test_sched \
-                test_sched_load test_server test_server_model test_server_remote test_sim test_stop test_thread \
-                test_tok_load test_tokenizer test_unicode test_weights test_wire
+                test_quant test_remote test_remote_jobs test_remote_stream test_safetensors \
+                test_sample test_sched test_sched_load test_server test_server_model \
+                test_server_remote test_sim test_stop test_thread test_tok_load test_tokenizer test_unicode test_weights test_wire
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_remote fuzz_safetensors fuzz_studio fuzz_tokenizer \
                 fuzz_wire
 BENCHES       = bench_gpu bench_grammar bench_ops

@@ -119,10 +119,18 @@ pp_rank(PG_FUNCTION_ARGS)
 
 /* ---- stream ------------------------------------------------------------------------------ */
 
-/* Starts a streamed generation; NULL prompts give no rows. */
-static PpRequest *
+/* A streamed generation. */
+typedef struct Stream
+{
+	PpCall *call;
+	PpRequest *request; /* NULL: there is nothing to generate from */
+} Stream;
+
+/* Starts it; NULL prompts give no rows. */
+static Stream *
 start_stream(FunctionCallInfo fcinfo)
 {
+	Stream *stream = palloc0(sizeof(Stream));
 	NullableDatum args[PP_CALL_ARGS_MAX];
 	bool absent[PP_CALL_ARGS_MAX];
 	PpCall *call;
@@ -137,12 +145,24 @@ start_stream(FunctionCallInfo fcinfo)
 	absent[9] = true;
 	call = pp_call_prepare(pp_call_type("pp_generate"), args, absent);
 	if (call == NULL || args[call->row_arg].isnull)
-		return NULL;
+		return stream;
 	call->job.function = "stream";
 	call->job.interactive = true;
 	call->job.flags |= PP_JOB_STREAM;
 	row = pp_text_of(args[call->row_arg].value);
-	return pp_client_submit(&call->job, 1, &row, 0, NULL);
+	stream->call = call;
+	stream->request = pp_client_submit(&call->job, 1, &row, 0, NULL);
+	return stream;
+}
+
+/* At the end of the pieces: an answer that broke off is an error, unless errors are to be NULL. */
+static void
+check_end(const Stream *stream)
+{
+	const PpRow *row = pp_client_row(stream->request, 0);
+
+	if (stream->call->on_error == PP_ON_ERROR_ERROR)
+		pp_row_check(&stream->call->job, row);
 }
 
 PG_FUNCTION_INFO_V1(pp_stream);
@@ -152,7 +172,7 @@ Datum
 pp_stream(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *funcctx;
-	PpRequest *req;
+	Stream *stream;
 	PpText piece;
 
 	if (SRF_IS_FIRSTCALL())
@@ -165,12 +185,15 @@ pp_stream(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(old);
 	}
 	funcctx = SRF_PERCALL_SETUP();
-	req = funcctx->user_fctx;
-	if (req == NULL)
+	stream = funcctx->user_fctx;
+	if (stream->request == NULL)
 		SRF_RETURN_DONE(funcctx);
-	piece = pp_client_piece(req);
+	piece = pp_client_piece(stream->request);
 	if (piece.bytes == NULL)
+	{
+		check_end(stream);
 		SRF_RETURN_DONE(funcctx);
+	}
 	SRF_RETURN_NEXT(funcctx, PointerGetDatum(cstring_to_text_with_len(piece.bytes, piece.n)));
 }
 

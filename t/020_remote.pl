@@ -85,7 +85,15 @@ is(query(q{SELECT prepack.generate('Say hi.', model => 'far')}), 'You said: Say 
 is(query(q{SELECT prepack.generate('Say:', 'x"\y', model => 'far')}), "You said: Say:\n\nx\"\\y",
 	'generate with an input');
 is(query(q{SELECT string_agg(s, '') FROM prepack.stream('Say hi.', model => 'far') s}),
-	'You said: Say hi.', 'stream');
+	'You said: Say hi. ', 'stream');
+endpoint('slowly', '{"model": "slow"}');
+endpoint('endless');
+is(query(q{SELECT count(*), max(at) - min(at) > '0.5 s' FROM (SELECT clock_timestamp() AS at,
+	prepack.stream('Say hi.', model => 'slowly')) x}), '4|t', 'the pieces of a stream come as they are sent');
+like(error_of(q{SELECT prepack.stream('Say hi.', model => 'endless')}),
+	qr/^ERROR:  08P01: .*it ends in the middle/s, 'a stream that just ends is an error');
+like(slurp_file($log), qr{^slow /v1/chat/completions \+stream$}m, 'only streams are asked for as streams');
+unlike(slurp_file($log), qr{^far .*\+stream.*\nfar .*\+stream}m, 'one stream, one request');
 is(query(q{SELECT label, count(*) FROM (SELECT prepack.classify(body, '{bug,question}', model => 'far') AS label
 	FROM t) x GROUP BY 1 ORDER BY 1}), "bug|100\nquestion|200", 'classify');
 is(query(q{SELECT prepack.classify_probs('it crashes', '{bug,question}', model => 'far')}),

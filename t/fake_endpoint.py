@@ -4,7 +4,7 @@
     fake_endpoint.py LOG
 
 Prints its port, then serves until its standard input closes. LOG gets a line for each request: the
-model, the path, and "+" for each thing that the request has: key, logprobs, schema.
+model, the path, and "+" for each thing that the request has: key, logprobs, schema, stream.
 """
 
 import http.server
@@ -63,16 +63,34 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Writes the log; returns how often the model was asked before."""
         has = [name for name, there in (("key", self.headers.get("Authorization") == KEY),
                                         ("logprobs", "logprobs" in request),
-                                        ("schema", "response_format" in request)) if there]
+                                        ("schema", "response_format" in request),
+                                        ("stream", "stream" in request)) if there]
         with lock:
             n = seen[request["model"]] = seen.get(request["model"], 0) + 1
             with open(sys.argv[1], "a", encoding="utf-8") as log:
                 log.write(" ".join([request["model"], self.path] + ["+" + h for h in has]) + "\n")
         return n - 1
 
+    def stream(self, text, pause, ends):
+        """Sends a text word by word, as events; the connection's end is the reply's."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.close_connection = True
+        for word in text.split(" "):
+            event = {"choices": [{"index": 0, "delta": {"content": word + " "}, "finish_reason": None}]}
+            self.wfile.write(b": a comment\r\ndata: " + json.dumps(event).encode() + b"\r\n\r\n")
+            time.sleep(pause)
+        if ends:
+            usage = {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 4}}
+            self.wfile.write(b"data: " + json.dumps(usage).encode() + b"\n\ndata: [DONE]\n\n")
+
     def chat(self, request):
         """A chat's next message."""
         text, logprobs = answer(request["messages"][-1]["content"])
+        if "stream" in request:
+            self.stream(text, 0.3 if request["model"] == "slow" else 0, request["model"] != "endless")
+            return
         if "response_format" in request:
             text = json.dumps({"product": "teapot", "price": 12.5})
         self.reply(200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": text},

@@ -1,8 +1,9 @@
 /*
  * fuzz_remote.c: fuzz target of the replies of remote endpoints.
  *
- * The first byte says what was asked for, the rest is the reply's body. Whatever it is, every row
- * that is given as good must be what its kind of job promises.
+ * The first byte says what was asked for, and whether the reply is a stream (which then comes in
+ * pieces of every length); the rest is the reply's body. Whatever it is, every row that is given as
+ * good must be what its kind of job promises.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -67,6 +68,33 @@ on_piece(void *user, uint32_t row, llm_text piece)
 		abort();
 }
 
+/* Hands the reply to the reader, whole or as a stream. */
+static void
+give_reply(remote_call *call, const char *bytes, size_t n, bool stream)
+{
+	size_t piece = 1;
+
+	call->stream.on = stream && remote_streams(call->job);
+	if (!call->stream.on)
+	{
+		remote_put(&call->reply, bytes, n);
+		return;
+	}
+	for (; n > 0; piece = piece % 7 + 1)
+	{
+		size_t now = piece < n ? piece : n;
+
+		if (!remote_stream_take(call, bytes, now))
+		{
+			if (call->stream.error.code == LLM_OK)
+				abort();
+			return;
+		}
+		bytes += now;
+		n -= now;
+	}
+}
+
 /* Reads one reply. */
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
@@ -84,7 +112,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 
 	if (bytes == 0)
 		return 0;
-	job = jobs[data[0] % (sizeof(jobs) / sizeof(jobs[0]))];
+	job = jobs[(data[0] & 0x3f) % (sizeof(jobs) / sizeof(jobs[0]))];
 	job.user = &job;
 	job.on_row = on_row;
 	job.on_piece = on_piece;
@@ -96,7 +124,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	if (job.schema.bytes != NULL &&
 	    llm_json_parse(job.schema.bytes, job.schema.n, &rj.schema, &err) != LLM_OK)
 		abort();
-	remote_put(&call.reply, data + 1, bytes - 1);
+	give_reply(&call, (const char *) data + 1, bytes - 1, data[0] & 0x40);
 	remote_read_error(&call, word, sizeof(word));
 	if (remote_read_reply(&call, &err) != LLM_OK)
 		remote_units_failed(&call, &err);
@@ -104,5 +132,6 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 		llm_free(held[i].values);
 	llm_json_free(rj.schema);
 	remote_buffer_free(&call.reply);
+	remote_stream_reset(&call);
 	return 0;
 }

@@ -73,6 +73,17 @@ http_reply(int fd, int code, const char *headers, const char *body)
 	http_send(fd, body, strlen(body));
 }
 
+/* The head of a reply that ends with its connection. */
+static inline void
+http_begin(int fd, const char *type)
+{
+	char head[256];
+	int n = snprintf(head, sizeof(head),
+	                 "HTTP/1.1 200 X\r\nContent-Type: %s\r\nConnection: close\r\n\r\n", type);
+
+	http_send(fd, head, (size_t) n);
+}
+
 /* Says nothing until the client goes. */
 static inline void
 http_hang(http_fixture *f, int fd)

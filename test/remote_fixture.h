@@ -25,7 +25,9 @@ typedef struct outcome
 	char text[ROWS_MAX][256];
 	float values[ROWS_MAX][8];
 	uint32_t n_values[ROWS_MAX];
-	int n_pieces;
+	_Atomic int n_pieces;
+	llm_finish finish[ROWS_MAX];
+	char pieces[256]; /* all of them, one after another */
 } outcome;
 
 static llm_remote *remote;
@@ -42,18 +44,22 @@ on_row(void *user, const llm_row_result *result)
 		snprintf(o->message[result->row], LLM_MESSAGE_MAX, "%s", result->message);
 	snprintf(o->text[result->row], sizeof(o->text[0]), "%.*s", (int) result->text.n,
 	         result->text.n > 0 ? result->text.bytes : "");
+	o->finish[result->row] = result->finish;
 	o->n_values[result->row] = result->n_values;
 	for (uint32_t i = 0; i < result->n_values && i < 8; i++)
 		o->values[result->row][i] = result->values[i];
 }
 
-/* Callback: counts pieces. */
+/* Callback: counts and keeps pieces. */
 static inline void
 on_piece(void *user, uint32_t row, llm_text piece)
 {
+	outcome *o = user;
+	size_t n = strlen(o->pieces);
+
 	(void) row;
-	(void) piece;
-	((outcome *) user)->n_pieces++;
+	snprintf(o->pieces + n, sizeof(o->pieces) - n, "%.*s", (int) piece.n, piece.bytes);
+	o->n_pieces++;
 }
 
 /* Callback: the job is over. */
@@ -96,12 +102,10 @@ endpoint_at(const http_fixture *f)
 	return endpoint;
 }
 
-/* Runs a job to its end. */
-static inline llm_status
-run(const llm_endpoint *endpoint, llm_job *job, outcome *o, llm_error *err)
+/* Has an outcome take what a job gives. */
+static inline void
+prepare(llm_job *job, outcome *o)
 {
-	uint64_t id;
-
 	memset(o, 0, sizeof(*o));
 	pthread_mutex_init(&o->mutex, NULL);
 	pthread_cond_init(&o->cond, NULL);
@@ -109,6 +113,15 @@ run(const llm_endpoint *endpoint, llm_job *job, outcome *o, llm_error *err)
 	job->on_row = on_row;
 	job->on_done = on_done;
 	job->on_piece = on_piece;
+}
+
+/* Runs a job to its end. */
+static inline llm_status
+run(const llm_endpoint *endpoint, llm_job *job, outcome *o, llm_error *err)
+{
+	uint64_t id;
+
+	prepare(job, o);
 	if (llm_remote_submit(remote, endpoint, job, &id, err) != LLM_OK)
 		return err->code;
 	wait_for(o);

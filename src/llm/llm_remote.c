@@ -90,6 +90,7 @@ add_call(remote_job *job, uint32_t first, uint32_t n)
 	/* Without anything special in it, it is plain already. */
 	call->level = labels                           ? job->lane->labels
 	              : job->job->schema.bytes != NULL ? job->lane->schema
+	              : remote_streams(job)            ? job->lane->stream
 	                                               : REMOTE_PLAIN;
 	call->next = job->calls;
 	job->calls = call;
@@ -294,6 +295,8 @@ finish_call(llm_remote *r, remote_call *call)
 	}
 	else if (call->fell_back && remote_is_labels(job))
 		job->lane->labels = call->level;
+	else if (call->fell_back && remote_streams(job))
+		job->lane->stream = call->level;
 	else if (call->fell_back)
 		job->lane->schema = call->level;
 	drop_call(r, call);

@@ -26,6 +26,8 @@ take_reply(char *bytes, size_t size, size_t n, void *arg)
 	remote_call *call = arg;
 
 	(void) size; /* always 1 */
+	if (remote_stream_begins(call))
+		return remote_stream_take(call, bytes, n) ? n : 0;
 	if (n > REMOTE_REPLY_MAX - call->reply.n)
 	{
 		call->too_big = true;
@@ -103,8 +105,11 @@ make_headers(remote_call *call)
 	char key[LLM_ENDPOINT_KEY_MAX + 32];
 	bool good;
 
-	good = add_header(call, "Content-Type: application/json") &&
-	       add_header(call, "Accept: application/json") && add_header(call, "Expect:");
+	good =
+	    add_header(call, "Content-Type: application/json") &&
+	    add_header(call, remote_streams(call->job) ? "Accept: text/event-stream, application/json"
+	                                               : "Accept: application/json") &&
+	    add_header(call, "Expect:");
 	if (!good || endpoint->key[0] == '\0')
 		return good;
 	snprintf(key, sizeof(key), "Authorization: Bearer %s", endpoint->key);
@@ -189,6 +194,7 @@ remote_call_stop(llm_remote *r, remote_call *call)
 	curl_slist_free_all(call->headers);
 	remote_buffer_free(&call->body);
 	remote_buffer_free(&call->reply);
+	remote_stream_reset(call);
 	call->easy = NULL;
 	call->headers = NULL;
 	call->n_headers = 0;
@@ -206,6 +212,11 @@ judge_failure(const remote_call *call, CURLcode code, llm_error *err)
 		llm_fail(err, LLM_E_PROTOCOL, "endpoint \"%s\" sent more than %zu MB", endpoint->name,
 		         REMOTE_REPLY_MAX >> 20);
 		return REMOTE_FAILED;
+	}
+	if (call->stream.error.code != LLM_OK)
+	{
+		*err = call->stream.error;
+		return REMOTE_REFUSED;
 	}
 	if (call->blocked)
 	{
@@ -227,6 +238,12 @@ judge_failure(const remote_call *call, CURLcode code, llm_error *err)
 		         "endpoint \"%s\" does not speak HTTP: %s", endpoint->name,
 		         curl_easy_strerror(code));
 		return REMOTE_FAILED;
+	}
+	if (call->stream.given)
+	{
+		llm_fail(err, LLM_E_REMOTE, "endpoint \"%s\" broke off in the middle of an answer: %s",
+		         endpoint->name, curl_easy_strerror(code));
+		return REMOTE_REFUSED;
 	}
 	llm_fail(err, LLM_E_REMOTE, "could not reach endpoint \"%s\": %s", endpoint->name,
 	         curl_easy_strerror(code));
@@ -280,8 +297,11 @@ remote_call_judge(const remote_call *call, CURLcode code, llm_error *err)
 			llm_fail(err, LLM_E_BUSY, "endpoint \"%s\" has too many requests (HTTP 429)", name);
 		else
 			llm_fail(err, LLM_E_REMOTE, "endpoint \"%s\" failed (HTTP %ld)", name, http);
-		return call->level < REMOTE_PLAIN && (http == 500 || http == 501) ? REMOTE_SIMPLER
-		                                                                  : REMOTE_RETRY;
+		/* A stream is no reason for these. */
+		return call->level < REMOTE_PLAIN && !remote_streams(call->job) &&
+		               (http == 500 || http == 501)
+		           ? REMOTE_SIMPLER
+		           : REMOTE_RETRY;
 	}
 	if (http >= 400)
 		return judge_refusal(call, http, err);

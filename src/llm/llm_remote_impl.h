@@ -6,6 +6,7 @@
  *	llm_remote_endpoint.c	options and keys
  *	llm_remote_write.c		jobs → request bodies
  *	llm_remote_read.c		reply bodies → results
+ *	llm_remote_stream.c		replies that come piece by piece → pieces and results
  *	llm_remote_labels.c		token probabilities, or an answer's text → probabilities of labels
  *	llm_remote_schema.c		whether a JSON value fits a schema
  *
@@ -51,8 +52,8 @@ typedef struct remote_buffer
 /* How much a server is asked for; it starts with the first and goes on while it is refused. */
 typedef enum remote_level
 {
-	REMOTE_FULL,  /* logprobs; a schema as OpenAI's json_schema */
-	REMOTE_OTHER, /* a schema in json_object, as llama-cpp-python and others have it */
+	REMOTE_FULL,  /* logprobs; a schema as OpenAI's json_schema; a stream with token counts */
+	REMOTE_OTHER, /* a schema in json_object, as llama-cpp-python and others have it; a stream */
 	REMOTE_PLAIN  /* nothing that not all servers know: the schema is told in words */
 } remote_level;
 
@@ -66,7 +67,24 @@ typedef struct remote_lane
 	double not_before_ms; /* the server asked for a pause until then */
 	remote_level labels;  /* the most it understands, as far as known */
 	remote_level schema;
+	remote_level stream;
 } remote_lane;
+
+/* A reply that comes as server-sent events. */
+typedef struct remote_stream
+{
+	bool on;
+	bool ended;    /* "[DONE]" has come */
+	bool given;    /* a piece has been given: no second try */
+	bool cut;      /* the token limit ended the answer */
+	bool after_cr; /* the last byte was a CR */
+	size_t n_bytes;
+	remote_buffer line; /* begun */
+	remote_buffer data; /* of the event that has begun */
+	remote_buffer text; /* of the answer so far */
+	llm_row_result used;
+	llm_error error; /* code != LLM_OK: why bytes were refused */
+} remote_stream;
 
 /* One request, alive until its units are answered or have failed. */
 typedef struct remote_call
@@ -84,6 +102,7 @@ typedef struct remote_call
 	struct curl_slist *headers;
 	remote_buffer body;
 	remote_buffer reply;
+	remote_stream stream;
 	size_t n_headers;
 	bool too_big;
 	bool blocked; /* its address may not be connected to */
@@ -177,6 +196,17 @@ llm_status remote_read_reply(remote_call *call, llm_error *err);
 /* The reply's own word for an error ("context_length_exceeded"), or "". */
 void remote_read_error(const remote_call *call, char *word, size_t size);
 void remote_units_failed(remote_call *call, const llm_error *why);
+/* What the request used; servers may leave it out. */
+llm_status remote_read_usage(const remote_call *call, const llm_json *root, llm_row_result *used,
+                             llm_error *err);
+
+/* llm_remote_stream.c */
+bool remote_streams(const remote_job *job);   /* its answers are asked for piece by piece */
+bool remote_stream_begins(remote_call *call); /* what arrives belongs to a stream */
+/* Takes bytes; false: they are refused, with call->stream.error or call->too_big. */
+bool remote_stream_take(remote_call *call, const char *bytes, size_t n);
+llm_status remote_stream_finish(remote_call *call, llm_error *err);
+void remote_stream_reset(remote_call *call);
 
 /* llm_remote_labels.c: values[n] sums to 1; false: the answer names no label. */
 bool remote_score_labels(const llm_json *choice, const llm_text *labels, uint32_t n, float *values);

@@ -35,9 +35,10 @@ read_tokens(const llm_json *node, uint32_t *out)
 	return true;
 }
 
-/* Reads what the request used; servers may leave it out. */
-static llm_status
-read_usage(const remote_call *call, const llm_json *root, llm_row_result *used, llm_error *err)
+/* Reads what the request used. */
+llm_status
+remote_read_usage(const remote_call *call, const llm_json *root, llm_row_result *used,
+                  llm_error *err)
 {
 	const llm_json *usage = llm_json_member(root, "usage");
 	const llm_json *details = llm_json_member(usage, "prompt_tokens_details");
@@ -355,11 +356,13 @@ remote_read_reply(remote_call *call, llm_error *err)
 	const llm_json *choice;
 	llm_status status;
 
+	if (call->stream.on)
+		return remote_stream_finish(call, err);
 	if (parse_reply(call, &doc) != LLM_OK)
 		return broken(call, "it is not JSON", err);
 	root = llm_json_root(doc);
 	choice = llm_json_item(llm_json_member(root, "choices"), 0);
-	status = read_usage(call, root, &result, err);
+	status = remote_read_usage(call, root, &result, err);
 	if (status == LLM_OK && remote_is_texts(call->job))
 		status = read_vectors(call, root, &result, err);
 	else if (status == LLM_OK && remote_is_labels(call->job))

@@ -211,6 +211,10 @@ put_extras(remote_buffer *b, const remote_call *call)
 		put_str(b, ",\"logprobs\":true");
 		put_number(b, "top_logprobs", REMOTE_TOP_LOGPROBS);
 	}
+	if (remote_streams(call->job))
+		put_str(b, call->level == REMOTE_FULL
+		               ? ",\"stream\":true,\"stream_options\":{\"include_usage\":true}"
+		               : ",\"stream\":true");
 	if (j->schema.bytes == NULL)
 		return;
 	put_str(b, call->level == REMOTE_FULL
