@@ -78,14 +78,27 @@ untrusted_walker(Node *node, void *context)
 	return expression_tree_walker(node, untrusted_walker, context);
 }
 
+/* Stops at a query that writes or locks rows: a view may do that, too. */
+static bool
+writes_walker(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, writes_walker, context);
+	return castNode(Query, node)->commandType != CMD_SELECT ||
+	       castNode(Query, node)->rowMarks != NIL ||
+	       query_tree_walker(castNode(Query, node), writes_walker, context, 0);
+}
+
 /* True when a query only reads. */
 bool
 speql_may_run(const Query *query)
 {
 	Node *node = (Node *) unconstify(Query *, query);
 
-	return query->commandType == CMD_SELECT && !query->hasModifyingCTE && query->rowMarks == NIL &&
-	       !speql_calls_volatile(node) && !untrusted_walker(node, NULL);
+	return !writes_walker(node, NULL) && !speql_calls_volatile(node) &&
+	       !untrusted_walker(node, NULL);
 }
 
 /* ---- sampling ---------------------------------------------------------------------------- */
