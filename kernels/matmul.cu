@@ -257,7 +257,8 @@ inputs_of(pp_cuda *cu, const bf16 *x, const pp_matrix *w, uint32_t n_tokens, con
 	*scale = NULL;
 	if (w->fp8 == NULL)
 		return x;
-	x8 = (uint8_t *) cuda_scratch(cu, CUDA_SCRATCH_FP8, bytes + n_tokens * sizeof(float));
+	/* a recording computes less than twice the tokens of the pass before it, and may not grow it */
+	x8 = (uint8_t *) cuda_scratch(cu, CUDA_SCRATCH_FP8, 2 * (bytes + n_tokens * sizeof(float)));
 	if (x8 == NULL ||
 	    cuda_check(cu, cuda_fp8_rows(cu, x8, (float *) (x8 + bytes), x, n_tokens, w->n_cols),
 	               "fp8") != PP_OK)

@@ -565,13 +565,13 @@ check_quant(pp_dtype type, uint32_t n, uint32_t k)
 {
 	uint8_t *blocks = NULL;
 	pp_matrix *m[2];
+	const size_t step = n > 1000 ? 3 : 1; /* the reference takes its time */
 	float *bias = random_values(n);
 	buffer dev_bias = put_floats(bias, n);
 
 	m[0] = make_blocks(type, n, k, PP_PREC_NATIVE, &blocks);
 	m[1] = make_blocks(type, n, k, PP_PREC_BF16, &blocks);
-	/* the reference takes its time: of large matrices every third size */
-	for (size_t s = 0; m[0] != NULL && m[1] != NULL && s<N_SIZES; s += n> 1000 ? 3 : 1)
+	for (size_t s = 0; m[0] != NULL && m[1] != NULL && s < N_SIZES; s += step)
 	{
 		const uint32_t t = sizes[s];
 		float *x = random_values((size_t) t * k);
