@@ -118,26 +118,33 @@ static __device__ __forceinline__ void
 hide(float (&s)[2 * decode_shape<D>::HALVES][4], const decode_rows<D> &x, const cuda_plan &plan,
      const cuda_attention &a, const attn_tile &t, uint32_t s0)
 {
+	constexpr int N = 4 * decode_shape<D>::HALVES; /* columns of a lane */
 	const uint32_t lane = threadIdx.x % 32;
 	const uint32_t slot = s0 + threadIdx.x / 32 * 16 + lane % 4 * 2;
 	const bool tree = t.tree && s0 + ATTN_STEP(D) > t.n_past;
-	attn_kin kin[2] = {attn_kin(), attn_kin()};
 
 #pragma unroll
 	for (int h = 0; h < 2; h++)
-		if (tree)
-			kin[h] = attn_row_kin(plan, a.attn, t, t.row0 + lane / 4 + 8 * h);
-#pragma unroll
-	for (int b = 0; b < 2 * decode_shape<D>::HALVES; b++)
-#pragma unroll
-		for (int c = 0; c < 4; c++)
-		{
-			uint32_t key = slot + b / 2 * 64 + b % 2 * 8 + c % 2;
+	{
+		uint32_t kin = 0; /* a bit a column, by a rolled loop: few tiles have trees */
 
-			if ((key < x.see[c / 2].lo || key >= x.see[c / 2].hi) &&
-			    !(tree && attn_is_kin(kin[c / 2], key)))
-				s[b][c] = -INFINITY;
+		if (tree)
+		{
+			const attn_kin k = attn_row_kin(plan, a.attn, t, t.row0 + lane / 4 + 8 * h);
+
+#pragma unroll 1
+			for (uint32_t i = 0; i < N; i++)
+				kin |= (uint32_t) attn_is_kin(k, slot + i / 4 * 64 + i / 2 % 2 * 8 + i % 2) << i;
 		}
+#pragma unroll
+		for (int i = 0; i < N; i++)
+		{
+			uint32_t key = slot + i / 4 * 64 + i / 2 % 2 * 8 + i % 2;
+
+			if ((key < x.see[h].lo || key >= x.see[h].hi) && (kin >> i & 1) == 0)
+				s[i / 2][2 * h + i % 2] = -INFINITY;
+		}
+	}
 }
 
 /* From the scores of the warp's quarter to weights in shared memory. */
@@ -316,7 +323,8 @@ write_rows(const cuda_attention &a, const attn_tile &t, uint32_t partial, decode
 /* One part of one segment, one KV head, 16 rows. */
 template <int D, int RING>
 static __global__ void
-__launch_bounds__(THREADS, D > 128 ? 2 : 4) decode_kernel(cuda_plan plan, cuda_attention a)
+__launch_bounds__(THREADS, D > 128 || RING == decode_shape<D>::LONG ? 2 : 4)
+    decode_kernel(cuda_plan plan, cuda_attention a)
 {
 	ATTN_SHARED(decode_ring);
 	__shared__ decode_shared<D> shared;
