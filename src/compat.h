@@ -91,7 +91,8 @@
 #if PG_VERSION_NUM >= 160000
 #include "parser/parse_relation.h"
 #define PP_CLEAR_PERMISSIONS(rte)         ((void) 0)
-#define PP_UNCHECKED(rte)                 ((rte)->perminfoindex = 0)
+#define PP_UNCHECKED(query, rte) \
+	((rte)->perminfoindex = 0, (void) addRTEPermissionInfo(&(query)->rteperminfos, rte))
 #define PP_COPY_PERMISSION_LIST(to, from) ((to)->rteperminfos = copyObject((from)->rteperminfos))
 #define PP_LET_OWNER_READ(query, rte, owner) \
 	do \
@@ -105,7 +106,7 @@
 #define PP_CLEAR_PERMISSIONS(rte) \
 	((rte)->requiredPerms = 0, (rte)->checkAsUser = InvalidOid, (rte)->selectedCols = NULL, \
 	 (rte)->insertedCols = NULL, (rte)->updatedCols = NULL, (rte)->extraUpdatedCols = NULL)
-#define PP_UNCHECKED(rte)                    PP_CLEAR_PERMISSIONS(rte)
+#define PP_UNCHECKED(query, rte)             PP_CLEAR_PERMISSIONS(rte)
 #define PP_COPY_PERMISSION_LIST(to, from)    ((void) 0)
 #define PP_LET_OWNER_READ(query, rte, owner) ((void) (owner))
 #define PP_VAR_NULLING_RELS(var)             ((Bitmapset **) NULL)

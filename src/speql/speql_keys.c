@@ -202,7 +202,7 @@ read_one(const RangeTblEntry *rte, Expr *condition)
 	RangeTblEntry *own = copyObject(unconstify(RangeTblEntry *, rte));
 	Const *one = makeConst(INT4OID, -1, InvalidOid, sizeof(int32), Int32GetDatum(1), false, true);
 
-	PP_UNCHECKED(own);
+	PP_UNCHECKED(query, own);
 	ref->rtindex = 1;
 	query->commandType = CMD_SELECT;
 	query->canSetTag = true;
