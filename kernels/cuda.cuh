@@ -382,6 +382,13 @@ cudaError_t cuda_skinny_float(pp_cuda *cu, float *out, const bf16 *x, const pp_m
 /* Whether the shape fits: columns in whole 16-byte pieces. */
 bool cuda_skinny_takes(const pp_matrix *w);
 
+/* matmul_stream.cu: the same bits, faster where there is a bulk copy engine */
+bool cuda_stream_takes(const pp_cuda *cu);
+cudaError_t cuda_stream(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w,
+                        const bf16 *bias16, uint32_t n_tokens);
+cudaError_t cuda_stream_float(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w,
+                              const float *bias, uint32_t n_tokens);
+
 /* quant.cu: src is on the device, rows of blocks row_bytes apart */
 size_t cuda_quant_bytes(uint32_t n_rows, uint32_t n_cols, uint32_t bits);
 cudaError_t cuda_quant_pack(pp_cuda *cu, pp_matrix *m, uint32_t row0, const uint8_t *src,

@@ -336,6 +336,8 @@ cudaError_t
 cuda_skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w, const bf16 *bias16,
             uint32_t n_tokens)
 {
+	if (cuda_stream_takes(cu))
+		return cuda_stream(cu, out, x, w, bias16, n_tokens);
 	skinny_args a = {out, x, w->data, NULL, bias16, NULL, n_tokens, w->n_rows, w->n_cols, 0};
 
 	return dispatch<bf16>(cu, &a);
@@ -346,6 +348,8 @@ cudaError_t
 cuda_skinny_float(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w, const float *bias,
                   const uint32_t *cols, uint32_t n_cols, uint32_t n_tokens)
 {
+	if (cols == NULL && cuda_stream_takes(cu))
+		return cuda_stream_float(cu, out, x, w, bias, n_tokens);
 	skinny_args a = {out, x, w->data, bias, NULL, cols, n_tokens, n_cols, w->n_cols, 0};
 
 	return dispatch<float>(cu, &a);
