@@ -224,7 +224,7 @@ find_part(const cuda_plan &plan, const cuda_attention &a, const attn_tile &t, co
 	part.keys = k.base;
 	part.values = attn_source_of(plan, a, t, 1).base;
 	part.block = k.block;
-	if (part.n_pieces > 0 && threadIdx.x < ATTN_SPLIT / PP_CUDA_PAGE)
+	if (part.n_pieces > 0 && k.block > 0 && threadIdx.x < ATTN_SPLIT / PP_CUDA_PAGE)
 	{
 		uint32_t page = part.start / PP_CUDA_PAGE + threadIdx.x;
 		uint32_t last = (part.end - 1) / PP_CUDA_PAGE;

@@ -397,10 +397,7 @@ launch(pp_cuda *cu, const cuda_plan *plan, const cuda_attention *a)
 	                   *a);
 }
 
-/*
- * Heads whose kernel has been seen right on a card. The mma.sync kernel of 128 and of 256 has not:
- * see SPEED.md; its launcher takes them for the sake of test_attention.
- */
+/* See cuda.cuh. */
 bool
 cuda_prefill_takes(const pp_cuda *cu, const pp_attn *attn)
 {
@@ -409,7 +406,7 @@ cuda_prefill_takes(const pp_cuda *cu, const pp_attn *attn)
 	if (attn->n_kv_heads == 0 || attn->n_heads % attn->n_kv_heads != 0)
 		return false;
 	return cuda_hopper_takes(cu, attn) ||
-	       (cu->arch >= 80 && (d == 32 || d == 64 || d == 80 || d == 96));
+	       (cu->arch >= 80 && (d == 32 || d == 64 || d == 80 || d == 96 || d == 128 || d == 256));
 }
 
 /* See cuda.cuh: tiles of attention_hopper.cu have 128 rows. */
