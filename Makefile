@@ -127,7 +127,7 @@ FUZZ_LIMITS   = -timeout=10 -rss_limit_mb=2048 -artifact_prefix=$(BUILD)/fuzz/
         bench-llm bench-race bench-speql bench-sql install install-engine install-extension uninstall \
         clean clean-extension dist format help tests fuzzers fuzz-gguf fuzz-safetensors \
         fuzz-json fuzz-tokenizer fuzz-wire fuzz-grammar fuzz-remote fuzz-studio extension \
-        check-clang check-pgspot check-sql check-docs check-core check-versions installcheck quickstart \
+        check-clang check-pgspot check-sql check-docs check-core check-assert check-versions installcheck quickstart \
         start stop env psql
 
 all: engine extension           ## build the engine and the extension
@@ -193,6 +193,10 @@ check-docs:                     ## every SQL example of the manual, against what
 
 check-core:                     ## PostgreSQL's own tests with the library preloaded: nothing differs
 	$(RUN) --name core scripts/check-core-regress
+
+check-assert:                   ## SQL and TAP tests under a server built with assertions; caches, valgrind
+	scripts/check-assert build
+	$(RUN) --name assert $(foreach p,sql tap caches valgrind,"scripts/check-assert $(p)")
 
 check-versions:                 ## the same against PostgreSQL 17 and 18, in Debian trees of their own
 	$(RUN) --name versions "scripts/check-pg 17" "scripts/check-pg 18"

@@ -90,7 +90,7 @@
  */
 #if PG_VERSION_NUM >= 160000
 #include "parser/parse_relation.h"
-#define PP_CLEAR_PERMISSIONS(rte)         ((void) 0)
+#define PP_CLEAR_PERMISSIONS(rte) ((void) 0)
 #define PP_UNCHECKED(query, rte) \
 	((rte)->perminfoindex = 0, (void) addRTEPermissionInfo(&(query)->rteperminfos, rte))
 #define PP_COPY_PERMISSION_LIST(to, from) ((to)->rteperminfos = copyObject((from)->rteperminfos))

@@ -1,7 +1,7 @@
 # 006_security.pl: what one role may learn of another, and what a hostile peer can do.
 #
 # Promises 18, 19, 24 and 30. Here the engine's own count of the tokens that it took from the cache must not
-# move, which is what a timing attack would guess at; the attack itself is 009_prefix_timing.pl.
+# move, which is what a timing attack would guess at; the attack itself is 011_prefix_timing.pl.
 use strict;
 use warnings;
 use FindBin;

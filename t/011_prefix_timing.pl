@@ -1,4 +1,4 @@
-# 009_prefix_timing.pl: promise 19 by the clock. Does the time of a call tell what another role has asked?
+# 011_prefix_timing.pl: promise 19 by the clock. Does the time of a call tell what another role has asked?
 #
 # A role primes prompts; a probe asks for primed ones and for fresh ones, in random order, and guesses by
 # the time which were which. The area under its ROC curve (AUC) is the chance that a primed prompt comes
