@@ -49,7 +49,7 @@ LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_pack llm_cli_generate llm
 
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
-TESTS         = test_alloc test_arch test_chat test_conn test_cpu_attn test_cpu_ops test_device \
+TESTS         = test_alloc test_arch test_chat test_conn test_copies test_cpu_attn test_cpu_ops test_device \
                 test_draft test_dummy test_engine test_forward test_gguf test_grammar test_json \
                 test_kernels test_kv test_label test_models test_pack test_packed test_prompt \
                 test_quant test_remote test_remote_jobs test_remote_stream test_safetensors \

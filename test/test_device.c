@@ -261,6 +261,80 @@ case_lost(void)
 	CHECK_MSG(n > 60 && n < 100000, "%u ops", n);
 }
 
+/* What the rows of a job gave, end to end, and the bytes of the model's weights. */
+typedef struct rows_given
+{
+	char text[40][64];
+	outcome end;
+	uint64_t bytes_weights;
+} rows_given;
+
+/* Keeps a row. */
+static void
+on_row(void *user, const llm_row_result *row)
+{
+	rows_given *g = user;
+
+	if (row->row < 40 && row->status == LLM_OK)
+		snprintf(g->text[row->row], sizeof(g->text[0]), "%.*s", (int) row->text.n, row->text.bytes);
+}
+
+/* Notes the end of it. */
+static void
+on_rows_done(void *user, llm_status status, const char *message, const llm_job_stats *stats)
+{
+	on_done(&((rows_given *) user)->end, status, message, stats);
+}
+
+/* Generates forty rows on a device. */
+static void
+generate_rows(const char *device, rows_given *g)
+{
+	llm_engine_params params = {.device = device, .budget_tokens = 64};
+	llm_load_options options = {.kv_bytes = (uint64_t) 64 << 20};
+	llm_text rows[40];
+	llm_job job = {.kind = LLM_JOB_GENERATE,
+	               .model = "m",
+	               .flags = LLM_JOB_RAW,
+	               .instruction = LLM_TEXT("a b c"),
+	               .rows = rows,
+	               .n_rows = 40,
+	               .max_tokens = 6,
+	               .user = g,
+	               .on_row = on_row,
+	               .on_done = on_rows_done};
+	llm_model_info info = {0};
+	llm_engine *e = NULL;
+	llm_error err = {0};
+	uint64_t id;
+
+	*g = (rows_given){0};
+	for (uint32_t i = 0; i < 40; i++)
+		rows[i] = (llm_text){&"a c b b a c a b c b"[i % 9], 4 + i % 5};
+	CHECK_MSG(llm_engine_create(&params, &e, &err) == LLM_OK &&
+	              llm_engine_load(e, "m", MODELS "llama", &options, &err) == LLM_OK &&
+	              llm_engine_submit(e, &job, &id, &err) == LLM_OK,
+	          "%s: %s", device, err.message);
+	while (e != NULL && llm_engine_step(e))
+		;
+	CHECK(g->end.n_done == 1 && g->end.status == LLM_OK);
+	if (e != NULL && llm_engine_models(e, &info, 1) == 1)
+		g->bytes_weights = info.bytes_weights;
+	llm_engine_destroy(e);
+}
+
+/* "cuda" takes both cards, a copy of the model on each; the rows are those of one card. */
+static void
+case_both(void)
+{
+	static rows_given one, both;
+
+	generate_rows("cuda:1", &one);
+	generate_rows("cuda", &both);
+	CHECK(memcmp(one.text, both.text, sizeof(one.text)) == 0);
+	CHECK(one.bytes_weights > 0 && both.bytes_weights == 2 * one.bytes_weights);
+}
+
 /* A case, and what it needs. */
 static const struct
 {
@@ -277,6 +351,8 @@ static const struct
     {"same_bits", case_same_bits, "fake", {"FAKE_DEVICES=1"}},
     {"replay", case_replay, "fake", {"FAKE_DEVICES=1", "FAKE_REPLAY=1"}},
     {"lost", case_lost, "fake", {"FAKE_DEVICES=1"}},
+    {"both", case_both, "fake", {"FAKE_DEVICES=2"}},
+    {"lost_both", case_lost, "fake", {"FAKE_DEVICES=2"}},
 };
 
 #define N_CASES (sizeof(cases) / sizeof(cases[0]))

@@ -50,7 +50,8 @@ typedef struct llm_text
 
 typedef struct llm_engine_params
 {
-	const char *device;     /* "cpu", "cuda:0"; NULL or "auto" = the best there is */
+	const char *device;     /* "cpu", "cuda:0"; "cuda" = all cards; NULL or "auto" = the best one */
+	uint32_t n_copies;      /* of each model, side by side; 0 = one on each card of the device */
 	uint32_t n_threads;     /* 0 = all cores */
 	uint64_t memory_limit;  /* bytes for weights + KV + scratch; 0 = 80 % of the device's or host's
 	                           memory */

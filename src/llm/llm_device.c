@@ -112,6 +112,15 @@ llm_device_find(const char *device, char name[LLM_DEVICE_NAME], llm_error *err)
 	                why.message);
 }
 
+/* All cards for "cuda". */
+uint32_t
+llm_device_count(const char *device)
+{
+	int n = device != NULL && strcmp(device, "cuda") == 0 ? count_devices() : 1;
+
+	return n > 0 ? (uint32_t) n : 1;
+}
+
 /* Makes the backend. */
 llm_status
 llm_device_open(const char *name, uint32_t n_threads, pp_backend **out, llm_error *err)

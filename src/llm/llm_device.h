@@ -15,6 +15,8 @@
  * CPU; a device that was named and is not there is an error that says why.
  */
 llm_status llm_device_find(const char *device, char name[LLM_DEVICE_NAME], llm_error *err);
+/* How many devices a setting stands for: "cuda" all there are, every other one. */
+uint32_t llm_device_count(const char *device);
 /* A backend on a device that llm_device_find named; the caller ends it with ops->destroy. */
 llm_status llm_device_open(const char *name, uint32_t n_threads, pp_backend **out, llm_error *err);
 

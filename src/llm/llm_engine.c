@@ -95,6 +95,10 @@ choose_device(llm_engine *e, const llm_engine_params *params, llm_error *err)
 	e->memory_limit = params->memory_limit;
 	if (status != LLM_OK)
 		return status;
+	e->n_copies = params->n_copies > 0 ? params->n_copies : llm_device_count(params->device);
+	if (e->n_copies > LLM_COPIES_MAX)
+		return llm_fail(err, LLM_E_RANGE, "%u copies of a model are more than the limit of %u",
+		                e->n_copies, LLM_COPIES_MAX);
 	if (strcmp(e->device, "cpu") != 0)
 	{
 		uint64_t limit = 0;
@@ -135,6 +139,8 @@ llm_engine_create(const llm_engine_params *params, llm_engine **out, llm_error *
 		e->params.max_queued = DEFAULT_MAX_QUEUED;
 	e->next_id = 1;
 	snprintf(e->stats.device, sizeof(e->stats.device), "%s", e->device);
+	if (e->n_copies > 1 && strcmp(e->device, "cpu") != 0)
+		snprintf(e->stats.device, sizeof(e->stats.device), "%.16s-%u", e->device, e->n_copies - 1);
 	e->stats.memory_limit = e->memory_limit;
 	pthread_mutex_init(&e->step_mutex, NULL);
 	pthread_mutex_init(&e->inbox_mutex, NULL);
@@ -248,22 +254,22 @@ publish_stats(llm_engine *e, double busy_ms)
 	for (llm_task *task = e->tasks; task != NULL; task = task->next)
 		s.n_jobs++;
 	for (uint32_t i = 0; i < e->n_slots; i++)
-	{
-		llm_slot *slot = e->slots[i];
-		uint64_t used;
+		for (llm_slot *slot = e->slots[i]; slot != NULL; slot = slot->next_copy)
+		{
+			uint64_t used;
 
-		llm_sched_get_stats(slot->sched, &sched);
-		llm_kv_get_stats(slot->kv, &kv);
-		slot->be->ops->memory_info(slot->be, &memory);
-		s.n_waiting += sched.n_waiting;
-		s.n_running += sched.n_running;
-		s.bytes_weights += slot->model->bytes;
-		s.bytes_kv += slot->bytes_kv;
-		used = slot->bytes_kv / (kv.n_pages > 0 ? kv.n_pages : 1) * (kv.n_pages - kv.n_free);
-		atomic_store(&slot->bytes_kv_used, used);
-		s.bytes_kv_used += used;
-		s.bytes_scratch += memory.bytes_scratch;
-	}
+			llm_sched_get_stats(slot->sched, &sched);
+			llm_kv_get_stats(slot->kv, &kv);
+			slot->be->ops->memory_info(slot->be, &memory);
+			s.n_waiting += sched.n_waiting;
+			s.n_running += sched.n_running;
+			s.bytes_weights += slot->model->bytes;
+			s.bytes_kv += slot->bytes_kv;
+			used = slot->bytes_kv / (kv.n_pages > 0 ? kv.n_pages : 1) * (kv.n_pages - kv.n_free);
+			atomic_store(&slot->bytes_kv_used, used);
+			s.bytes_kv_used += used;
+			s.bytes_scratch += memory.bytes_scratch;
+		}
 	pthread_mutex_lock(&e->inbox_mutex);
 	s.n_passes = e->stats.n_passes + (busy_ms > 0 ? 1 : 0);
 	s.n_tokens = e->stats.n_tokens;
@@ -297,6 +303,19 @@ yield_to_waiters(llm_engine *e)
 		usleep(YIELD_US);
 }
 
+/* Runs a pass of each copy that has work: all are under way before the first is waited for. */
+static bool
+step_copies(llm_engine *e, llm_slot *slot)
+{
+	bool worked = false;
+
+	for (llm_slot *copy = slot; copy != NULL; copy = copy->next_copy)
+		worked = llm_slot_begin(copy) || worked;
+	for (llm_slot *copy = slot; copy != NULL; copy = copy->next_copy)
+		llm_slot_end(e, slot, copy);
+	return worked;
+}
+
 /* Takes what came in, then lets the next slot that has work run one pass. */
 bool
 llm_engine_step(llm_engine *e)
@@ -314,7 +333,7 @@ llm_engine_step(llm_engine *e)
 	{
 		llm_slot *slot = e->slots[(e->i_slot + i) % e->n_slots];
 
-		if (!llm_slot_step(e, slot))
+		if (!step_copies(e, slot))
 			continue;
 		e->i_slot = (e->i_slot + i + 1) % e->n_slots;
 		publish_stats(e, llm_now_ms() - start);

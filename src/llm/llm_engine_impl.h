@@ -71,10 +71,26 @@ typedef struct llm_pin
 	int32_t tokens[];
 } llm_pin;
 
-/* A loaded model with all that runs it. Owned by the holder of step_mutex, but for model, which is
- * immutable. */
+/* The pass that a slot has under way between llm_slot_begin and llm_slot_end. */
+typedef struct llm_running
+{
+	uint32_t n; /* pieces */
+	llm_batch batch;
+	llm_status status;
+	llm_error err;
+	double start_ms;
+} llm_running;
+
+/*
+ * A loaded model with all that runs it. Owned by the holder of step_mutex, but for model, which is
+ * immutable. On several devices it is a chain of copies, the first of which stands in the list:
+ * each has its backend, weights, pages and scheduler. A sequence runs on one copy from beginning to
+ * end; the copies' passes run side by side (llm_engine_step).
+ */
 struct llm_slot
 {
+	llm_slot *next_copy;
+	llm_running running;
 	char name[LLM_NAME_MAX];
 	char digest[65];
 	char quantisation[16];
@@ -94,6 +110,8 @@ struct llm_slot
 	llm_pin *pins;
 	uint32_t *mask; /* [n_vocab / 32 + 1] of the grammar in hand */
 };
+
+#define LLM_COPIES_MAX 64u /* of a model */
 
 typedef enum llm_seq_kind
 {
@@ -125,6 +143,7 @@ struct llm_seq
 	uint32_t row;      /* of the job; LLM_ROW_HIDDEN = none */
 	uint32_t part;     /* label index of multi; 1 = the query side of a relevance */
 	llm_seq_kind kind;
+	llm_slot *slot;  /* the copy that has it; NULL until it is handed over */
 	int32_t *tokens; /* prompt (+ trie nodes + padding); freed once the scheduler has its copy,
 	                  * but kept for generate, loglik and prewarm */
 	uint32_t *types; /* cross-encoder pairs: token types; kept until the pass */
@@ -192,7 +211,8 @@ struct llm_task
 struct llm_engine
 {
 	llm_engine_params params;
-	char device[LLM_DEVICE_NAME]; /* where all models run */
+	char device[LLM_DEVICE_NAME]; /* where all models run; the first copy of several */
+	uint32_t n_copies;
 	uint64_t memory_limit;
 
 	pthread_mutex_t step_mutex;
@@ -251,8 +271,10 @@ llm_status llm_task_create(llm_engine *e, const llm_job *job, llm_slot *slot, ll
 /* llm_engine_rows.c: adds a task's sequences; rows that cannot run get their errors. */
 llm_status llm_task_add_rows(const llm_slot *slot, llm_task *task, llm_error *err);
 
-/* llm_engine_pass.c: one pass of a slot; false when there was nothing to do. */
-bool llm_slot_step(llm_engine *e, llm_slot *slot);
+/* llm_engine_pass.c: sends off one pass of a copy, false when there is nothing to do; takes its
+ * results, if it has one under way. slot is the first of the copies. */
+bool llm_slot_begin(llm_slot *copy);
+void llm_slot_end(llm_engine *e, llm_slot *slot, llm_slot *copy);
 
 /* What a piece asked for, for the two result files: rows [first_row, first_row + n_rows) of the
  * pass. */

@@ -464,7 +464,7 @@ submit_alone(llm_engine *e, llm_task *task, llm_seq *seq, const llm_sched_reques
 {
 	llm_error why;
 
-	if (llm_sched_submit(task->slot->sched, r, 1, &seq->sched_id, &why) == LLM_OK)
+	if (llm_sched_submit(seq->slot->sched, r, 1, &seq->sched_id, &why) == LLM_OK)
 		return;
 	if (seq->row != LLM_ROW_HIDDEN)
 		llm_task_row_failed(task, seq->row, why.code, why.message);
@@ -474,26 +474,78 @@ submit_alone(llm_engine *e, llm_task *task, llm_seq *seq, const llm_sched_reques
 		llm_seq_ended(e, seq);
 }
 
-/* Hands all sequences over at once, so that the scheduler sees the whole job. */
+/* Sequences that a copy has in hand. */
+static uint32_t
+load_of(const llm_slot *copy)
+{
+	llm_sched_stats stats;
+
+	llm_sched_get_stats(copy->sched, &stats);
+	return stats.n_waiting + stats.n_running;
+}
+
+/*
+ * Gives each sequence its copy: runs of neighbours, which share most, of about as many tokens each.
+ * A job of less than a pass's tokens stays together, for each copy more would compute what its
+ * rows have in common once more. The copy that has least to do comes first.
+ */
+static void
+choose_copies(llm_task *task)
+{
+	llm_slot *copies[LLM_COPIES_MAX];
+	uint64_t n_tokens = 0, seen = 0, n_used;
+	uint32_t n_copies = 0, first = 0;
+
+	for (llm_slot *copy = task->slot; copy != NULL; copy = copy->next_copy)
+		copies[n_copies++] = copy;
+	for (uint32_t i = 1; i < n_copies; i++)
+		first = load_of(copies[i]) < load_of(copies[first]) ? i : first;
+	for (uint32_t i = 0; i < task->n_seqs; i++)
+		n_tokens += task->seqs[i].n_tokens;
+	n_used = n_tokens / (task->slot->budget_tokens + 1) + 1;
+	n_used = n_used < n_copies ? n_used : n_copies;
+	for (uint32_t i = 0; i < task->n_seqs; i++)
+	{
+		task->seqs[i].slot = copies[(first + seen * n_used / (n_tokens + 1)) % n_copies];
+		seen += task->seqs[i].n_tokens;
+	}
+}
+
+/* Hands n sequences of one copy over at once, so that its scheduler sees them all. */
+static void
+submit_run(llm_engine *e, llm_task *task, llm_seq *seqs, uint32_t n)
+{
+	llm_sched_request *reqs = llm_malloc_array(n, sizeof(*reqs));
+	uint64_t *ids = llm_malloc_array(n, sizeof(*ids));
+	bool together = false;
+
+	for (uint32_t i = 0; reqs != NULL && i < n; i++)
+		reqs[i] = sched_request(e, task, &seqs[i]);
+	if (reqs != NULL && ids != NULL)
+		together = llm_sched_submit(seqs->slot->sched, reqs, n, ids, NULL) == LLM_OK;
+	for (uint32_t i = 0; i < n && !task->cancelled; i++)
+	{
+		llm_sched_request one = sched_request(e, task, &seqs[i]);
+
+		if (together)
+			seqs[i].sched_id = ids[i];
+		else
+			submit_alone(e, task, &seqs[i], &one);
+	}
+	llm_free(reqs);
+	llm_free(ids);
+}
+
+/* Hands all sequences over, each to its copy. */
 static void
 submit_all(llm_engine *e, llm_task *task)
 {
-	llm_sched_request *reqs = llm_malloc_array(task->n_seqs, sizeof(*reqs));
-	uint64_t *ids = llm_malloc_array(task->n_seqs, sizeof(*ids));
-	bool together = false;
-
-	for (uint32_t i = 0; reqs != NULL && i < task->n_seqs; i++)
-		reqs[i] = sched_request(e, task, &task->seqs[i]);
-	if (reqs != NULL && ids != NULL)
-		together = llm_sched_submit(task->slot->sched, reqs, task->n_seqs, ids, NULL) == LLM_OK;
-	for (uint32_t i = 0; i < task->n_seqs && !task->cancelled; i++)
+	choose_copies(task);
+	for (uint32_t i = 0, j; i < task->n_seqs && !task->cancelled; i = j)
 	{
-		llm_sched_request one = sched_request(e, task, &task->seqs[i]);
-
-		if (together)
-			task->seqs[i].sched_id = ids[i];
-		else
-			submit_alone(e, task, &task->seqs[i], &one);
+		for (j = i + 1; j < task->n_seqs && task->seqs[j].slot == task->seqs[i].slot; j++)
+			;
+		submit_run(e, task, &task->seqs[i], j - i);
 	}
 	for (uint32_t i = 0; i < task->n_seqs; i++)
 	{
@@ -502,8 +554,6 @@ submit_all(llm_engine *e, llm_task *task)
 		llm_free(task->seqs[i].tokens);
 		task->seqs[i].tokens = NULL;
 	}
-	llm_free(reqs);
-	llm_free(ids);
 }
 
 /* Gives the rows that need no pass, and hands the others to the scheduler. */
@@ -536,7 +586,7 @@ llm_task_cancel(llm_engine *e, llm_task *task, llm_status status, const char *me
 	for (uint32_t i = 0; i < task->n_seqs; i++)
 	{
 		if (task->seqs[i].sched_id != 0)
-			llm_sched_cancel(task->slot->sched, task->seqs[i].sched_id);
+			llm_sched_cancel(task->seqs[i].slot->sched, task->seqs[i].sched_id);
 		task->seqs[i].sched_id = 0;
 	}
 	pthread_mutex_lock(&e->inbox_mutex);

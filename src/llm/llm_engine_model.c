@@ -11,6 +11,7 @@
 #include "llm_engine_impl.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "llm_alloc.h"
@@ -69,12 +70,10 @@ pass_create(llm_pass *pass, uint32_t max_tokens, uint32_t max_segs, llm_error *e
 	return llm_fail(err, LLM_E_NOMEM, "out of memory while sizing a pass of %u tokens", max_tokens);
 }
 
-/* Frees a slot and everything in it. NULL is fine, half-built ones too. */
-void
-llm_slot_free(llm_slot *slot)
+/* Frees one copy and everything in it; half-built ones too. */
+static void
+copy_free(llm_slot *slot)
 {
-	if (slot == NULL)
-		return;
 	llm_sched_free(slot->sched);
 	llm_kv_free(slot->kv);
 	llm_workspace_free(slot->ws);
@@ -89,6 +88,19 @@ llm_slot_free(llm_slot *slot)
 	if (slot->be != NULL)
 		slot->be->ops->destroy(slot->be);
 	llm_free(slot);
+}
+
+/* Frees a slot with all its copies. NULL is fine. */
+void
+llm_slot_free(llm_slot *slot)
+{
+	while (slot != NULL)
+	{
+		llm_slot *next = slot->next_copy;
+
+		copy_free(slot);
+		slot = next;
+	}
 }
 
 /* Runs one synthetic pass of n tokens in segments; KV pages are used from the first on, since
@@ -342,14 +354,25 @@ check_digest(llm_slot *slot, const char *expected, llm_error *err)
 	return LLM_OK;
 }
 
-/* Loads into an unpublished slot. */
-static llm_status
-slot_load(llm_engine *e, llm_slot *slot, const char *path, const llm_load_options *options,
-          llm_error *err)
+/* Where a copy runs: cards are numbered on from the first. */
+static void
+device_of_copy(const llm_engine *e, uint32_t i, char name[LLM_DEVICE_NAME])
 {
+	snprintf(name, LLM_DEVICE_NAME, "%s", e->device);
+	if (strncmp(e->device, "cuda:", 5) == 0)
+		snprintf(name, LLM_DEVICE_NAME, "cuda:%lu", strtoul(e->device + 5, NULL, 10) + i);
+}
+
+/* Loads copy number i into an unpublished slot. */
+static llm_status
+copy_load(llm_engine *e, llm_slot *slot, uint32_t i, const char *path,
+          const llm_load_options *options, llm_error *err)
+{
+	char device[LLM_DEVICE_NAME];
 	uint64_t bytes_other;
 
-	if (llm_device_open(e->device, e->params.n_threads, &slot->be, err) != LLM_OK)
+	device_of_copy(e, i, device);
+	if (llm_device_open(device, e->params.n_threads, &slot->be, err) != LLM_OK)
 		return err->code;
 	if (llm_model_load(path, slot->be, e->params.precision, options->n_ctx, &slot->model, err) !=
 	    LLM_OK)
@@ -361,6 +384,27 @@ slot_load(llm_engine *e, llm_slot *slot, const char *path, const llm_load_option
 	bytes_other = bytes_taken(e);
 	pthread_mutex_unlock(&e->step_mutex);
 	return slot_equip(e, slot, options, bytes_other, err);
+}
+
+/* Loads every copy. A job must fit all of them, so the shortest context is that of the model. */
+static llm_status
+slot_load(llm_engine *e, llm_slot *slot, const char *path, const llm_load_options *options,
+          llm_error *err)
+{
+	llm_status status = copy_load(e, slot, 0, path, options, err);
+	llm_slot *last = slot;
+
+	for (uint32_t i = 1; status == LLM_OK && i < e->n_copies; i++)
+	{
+		if ((last->next_copy = llm_calloc(1, sizeof(*last))) == NULL)
+			return llm_fail(err, LLM_E_NOMEM, "out of memory while loading model \"%s\"",
+			                slot->name);
+		last = last->next_copy;
+		snprintf(last->name, sizeof(last->name), "%s", slot->name);
+		status = copy_load(e, last, i, path, options, err);
+		slot->n_ctx = last->n_ctx < slot->n_ctx ? last->n_ctx : slot->n_ctx;
+	}
+	return status;
 }
 
 /* Puts a finished slot where jobs find it. */
@@ -447,14 +491,17 @@ describe(const llm_slot *slot, llm_model_info *info)
 	*info = (llm_model_info){
 	    .kind = arch->kind,
 	    .n_params = slot->model->n_params,
-	    .bytes_weights = slot->model->bytes,
-	    .bytes_kv = slot->bytes_kv,
-	    .bytes_kv_used = atomic_load(&slot->bytes_kv_used),
 	    .n_ctx = slot->n_ctx,
 	    .n_vocab = arch->n_vocab,
 	    .d_model = arch->d_model,
 	    .budget_tokens = slot->budget_tokens,
 	};
+	for (const llm_slot *copy = slot; copy != NULL; copy = copy->next_copy)
+	{
+		info->bytes_weights += copy->model->bytes;
+		info->bytes_kv += copy->bytes_kv;
+		info->bytes_kv_used += atomic_load(&copy->bytes_kv_used);
+	}
 	snprintf(info->name, sizeof(info->name), "%s", slot->name);
 	snprintf(info->arch, sizeof(info->arch), "%s", arch->name);
 	snprintf(info->quantisation, sizeof(info->quantisation), "%s", slot->quantisation);

@@ -262,8 +262,10 @@ give_results(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n,
 	{
 		const llm_seq *seq = outs[i].seq;
 
-		for (j = i + 1; j < n && outs[j].seq->kind == seq->kind && outs[j].seq->task == seq->task;
-		     j++)
+		j = i + 1;
+		if (seq->task->cancelled) /* another copy of the model failed meanwhile */
+			continue;
+		for (; j < n && outs[j].seq->kind == seq->kind && outs[j].seq->task == seq->task; j++)
 			;
 		if (seq->kind == LLM_SEQ_LABELS)
 			status = llm_score_labels(e, slot, outs + i, j - i, err);
@@ -292,8 +294,9 @@ run_encoder(llm_engine *e, llm_slot *slot, const llm_batch *batch, const llm_out
 	if (status == LLM_OK)
 		status = llm_forward_encode(slot->ws, batch, slot->pass.logits, err);
 	for (uint32_t i = 0; status == LLM_OK && i < n; i++)
-		status =
-		    llm_score_encoded(e, slot, &outs[i], slot->pass.logits + outs[i].i_seg * width, err);
+		if (!outs[i].seq->task->cancelled)
+			status = llm_score_encoded(e, slot, &outs[i], slot->pass.logits + outs[i].i_seg * width,
+			                           err);
 	return status;
 }
 
@@ -315,7 +318,8 @@ share_time(const llm_outcome *outs, uint32_t n, uint32_t n_tokens, double ms)
 
 /* After a failed pass: its sequences fail, and with a lost device the whole slot does. */
 static void
-fail_pass(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n, const llm_error *why)
+fail_pass(llm_engine *e, const llm_slot *slot, const llm_outcome *outs, uint32_t n,
+          const llm_error *why)
 {
 	pthread_mutex_lock(&e->inbox_mutex);
 	snprintf(e->stats.last_error, sizeof(e->stats.last_error), "%s", why->message);
@@ -354,39 +358,48 @@ fill_batch(llm_slot *slot, const llm_work *work, uint32_t n, llm_outcome *outs, 
 	                     .rows = pass->rows};
 }
 
-/* Runs one pass. */
+/* Sends off one pass of a copy; a device works on it when this returns. False: there is no work. */
 bool
-llm_slot_step(llm_engine *e, llm_slot *slot)
+llm_slot_begin(llm_slot *copy)
 {
+	llm_running *run = &copy->running;
 	const llm_work *work;
 	const llm_kv_fixup *fixups;
 	uint32_t n_fixups;
-	uint32_t n = llm_sched_next(slot->sched, &work, &fixups, &n_fixups);
-	llm_outcome *outs = slot->outs;
-	llm_error err = {0};
-	llm_batch batch;
-	llm_status status;
-	double start = llm_now_ms();
 
-	if (n == 0)
+	*run = (llm_running){.start_ms = llm_now_ms()};
+	run->n = llm_sched_next(copy->sched, &work, &fixups, &n_fixups);
+	if (run->n == 0)
 		return false;
-	fill_batch(slot, work, n, outs, &batch);
-	status = run_fixups(slot, fixups, n_fixups, &err);
-	if (status == LLM_OK && !slot->model->arch.decoder)
-		status = run_encoder(e, slot, &batch, outs, n, &err);
-	else if (status == LLM_OK && (status = llm_forward_decode(slot->ws, &batch, &err)) == LLM_OK)
-		status = give_results(e, slot, outs, n, &err);
-	share_time(outs, n, batch.n_tokens, llm_now_ms() - start);
-	if (status == LLM_OK)
-		llm_sched_done(slot->sched);
+	fill_batch(copy, work, run->n, copy->outs, &run->batch);
+	run->status = run_fixups(copy, fixups, n_fixups, &run->err);
+	if (run->status == LLM_OK && copy->model->arch.decoder)
+		run->status = llm_forward_decode(copy->ws, &run->batch, &run->err);
+	return true;
+}
+
+/* Waits for the pass of a copy of slot, if there is one, and gives its results. */
+void
+llm_slot_end(llm_engine *e, llm_slot *slot, llm_slot *copy)
+{
+	llm_running *run = &copy->running;
+
+	if (run->n == 0)
+		return;
+	if (run->status == LLM_OK && copy->model->arch.decoder)
+		run->status = give_results(e, copy, copy->outs, run->n, &run->err);
+	else if (run->status == LLM_OK)
+		run->status = run_encoder(e, copy, &run->batch, copy->outs, run->n, &run->err);
+	share_time(copy->outs, run->n, run->batch.n_tokens, llm_now_ms() - run->start_ms);
+	if (run->status == LLM_OK)
+		llm_sched_done(copy->sched);
 	else
 	{
-		fail_pass(e, slot, outs, n, &err);
-		llm_sched_abandon(slot->sched);
+		fail_pass(e, slot, copy->outs, run->n, &run->err);
+		llm_sched_abandon(copy->sched);
 	}
-	llm_pin_computed(slot);
+	llm_pin_computed(copy);
 	pthread_mutex_lock(&e->inbox_mutex);
-	e->stats.n_tokens += batch.n_tokens;
+	e->stats.n_tokens += run->batch.n_tokens;
 	pthread_mutex_unlock(&e->inbox_mutex);
-	return true;
 }
