@@ -102,7 +102,6 @@ cuda_alloc(pp_backend *be, size_t bytes)
 	pp_cuda *cu = cuda_of(be);
 	uint8_t *block;
 
-	cudaSetDevice(cu->device);
 	/* 256 bytes in front keep the size, and the alignment that cudaMalloc promises */
 	if (bytes > SIZE_MAX / 2 ||
 	    cuda_check(cu, cudaMalloc((void **) &block, bytes + 256), "alloc") != PP_OK)
@@ -218,11 +217,11 @@ cuda_memory_info(pp_backend *be, pp_memory_info *info)
 static void
 cuda_destroy(pp_backend *be)
 {
-	pp_cuda *cu = cuda_of(be);
+	pp_cuda *cu;
 
 	if (be == NULL)
 		return;
-	cudaSetDevice(cu->device);
+	cu = cuda_of(be);
 	cudaStreamSynchronize(cu->stream);
 	cuda_graphs_drop(cu);
 	cuda_kv_destroy(be);

@@ -295,11 +295,17 @@ struct pp_cuda
 	uint32_t i_graph; /* of the pass that is recorded */
 };
 
-/* The backend of a table entry's first argument. */
+/*
+ * The backend of a table entry's first argument, and its card as that of this thread: one thread
+ * may drive several cards by turns, and launches go to the one that is set.
+ */
 static inline pp_cuda *
 cuda_of(pp_backend *be)
 {
-	return (pp_cuda *) be;
+	pp_cuda *cu = (pp_cuda *) be;
+
+	cudaSetDevice(cu->device);
+	return cu;
 }
 
 /* Keeps the message of a failure and returns its result. */

@@ -43,7 +43,6 @@ cuda_kv_create(pp_backend *be, const pp_attn *attn, uint32_t n_layers, uint32_t 
 	pp_result result;
 
 	cuda_kv_destroy(be);
-	cudaSetDevice(cu->device);
 	kv->offset = new (std::nothrow) size_t[n_layers + 1];
 	kv->attn = new (std::nothrow) pp_attn[n_layers + 1];
 	layers = new (std::nothrow) cuda_kv_layer[n_layers + 1];

@@ -480,7 +480,6 @@ cuda_pass_begin(pp_backend *be, const pp_pass *pass, bool *replayed)
 	*replayed = false;
 	if (cu->failed)
 		return PP_E_DEVICE;
-	cudaSetDevice(cu->device);
 	cu->pass = *pass;
 	cu->recording = false;
 	for (uint32_t s = 0; s < pass->n_segs; s++)

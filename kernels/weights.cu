@@ -196,7 +196,6 @@ cuda_matrix_create(pp_backend *be, const pp_matrix_part *parts, uint32_t n_parts
 		delete m;
 		return NULL;
 	}
-	cudaSetDevice(cu->device);
 	m->n_cols = n_cols;
 	for (uint32_t i = 0; i < n_parts; i++)
 		stage_bytes = parts[i].row_bytes > stage_bytes ? parts[i].row_bytes : stage_bytes;
