@@ -111,7 +111,9 @@ class EntryPoint(unittest.TestCase):
         self.data = pathlib.Path(self.folder.name) / "data"
         fakes = pathlib.Path(self.folder.name) / "bin"
         fakes.mkdir()
-        (fakes / "initdb").write_text('#!/bin/sh\nmkdir -p "$PGDATA"; echo 15 >"$PGDATA/PG_VERSION"\n'
+        # As the real one it takes an empty folder only, and writes PG_VERSION long before it is done.
+        (fakes / "initdb").write_text('#!/bin/sh\nset -e\nmkdir -p "$2/base"; echo 15 >"$2/PG_VERSION"\n'
+                                      '[ -z "${INTERRUPTED-}" ] || kill -9 $PPID $$\n'
                                       'for a; do case $a in --pwfile=*) cat "${a#*=}";; esac; done\n')
         (fakes / "postgres").write_text('#!/bin/sh\necho "postgres $* [${POSTGRES_PASSWORD-}]"\n')
         for fake in fakes.iterdir():
@@ -135,6 +137,24 @@ class EntryPoint(unittest.TestCase):
         conf = (self.data / "postgresql.conf").read_text()
         self.assertIn("shared_preload_libraries = 'prepack'\n", conf)
         self.assertIn("scram-sha-256", (self.data / "pg_hba.conf").read_text())
+
+    def test_interrupted_first_start_begins_again(self):
+        self.assertNotEqual(self.start(POSTGRES_PASSWORD="x", INTERRUPTED="1").returncode, 0)
+        self.assertEqual(self.start().returncode, 1)
+        self.test_first_start_configures()
+        self.assertEqual(sorted(p.name for p in self.data.iterdir()),
+                         ["PG_VERSION", "base", "pg_hba.conf", "postgresql.conf"])
+
+    def test_interrupted_move_goes_on(self):
+        self.start(POSTGRES_PASSWORD="x")
+        new = self.data / "first-start"
+        new.mkdir()
+        for name in ("PG_VERSION", "pg_hba.conf"):
+            (self.data / name).rename(new / name)
+        (self.data / "first-start.done").touch()
+        self.assertEqual(self.start().stdout, f"postgres -D {self.data} []\n")
+        self.assertEqual(sorted(p.name for p in self.data.iterdir()),
+                         ["PG_VERSION", "base", "pg_hba.conf", "postgresql.conf"])
 
     def test_second_start_leaves_the_data_alone(self):
         self.start(POSTGRES_PASSWORD="x")
