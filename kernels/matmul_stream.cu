@@ -34,6 +34,8 @@ struct stream_args
 	uint32_t n_stages;
 };
 
+#if __CUDA_ARCH__ >= 900
+
 /* Shared memory as the instructions name it. */
 static __device__ uint32_t
 shared_at(const void *p)
@@ -193,6 +195,8 @@ write_sums(const stream_args &a, const float c[TILES][4], uint32_t row0)
 		}
 }
 
+#endif /* __CUDA_ARCH__ >= 900 */
+
 /* The places of a stage and its two barriers. */
 template <uint32_t TILES, uint32_t WARPS> struct ring
 {
@@ -205,6 +209,8 @@ template <uint32_t TILES, uint32_t WARPS> struct ring
 	uint64_t *full;
 	uint64_t *empty;
 };
+
+#if __CUDA_ARCH__ >= 900
 
 /* The warp that copies: one lane of it. */
 template <uint32_t TILES, uint32_t WARPS>
@@ -275,6 +281,8 @@ consume(const stream_args &a, const ring<TILES, WARPS> &r, uint32_t warp)
 	cuda_wait_before(); /* out may be what the kernel before still reads */
 	write_sums<T, TILES>(a, c, (blockIdx.x * WARPS + warp) * ROWS);
 }
+
+#endif /* __CUDA_ARCH__ >= 900 */
 
 /* WARPS · 16 rows of W, TILES · 8 tokens. */
 template <typename T, uint32_t TILES, uint32_t WARPS>
