@@ -329,8 +329,8 @@ static const struct
 	const char *name;
 	int (*run)(const char *arg);
 	const char *arg;
-	const char *settings[2]; /* NAME=VALUE; "driver" names what stands for libcuda.so.1 */
-	const char *driver;      /* a folder beside the program, or NULL */
+	const char *settings[2]; /* NAME=VALUE */
+	const char *driver;      /* folder beside the program with a libcuda.so.1, or NULL */
 } cases[] = {
     {"well", case_well, "", {NULL}, NULL},
     {"illegal", case_fault, "illegal", {NULL}, NULL},
@@ -354,7 +354,8 @@ static char program[512];
 static pid_t
 start(const char *name, int *out)
 {
-	char libraries[600];
+	const char *paths = getenv("LD_LIBRARY_PATH");
+	char libraries[4096];
 	int ends[2];
 	pid_t pid;
 	size_t i = 0;
@@ -370,8 +371,10 @@ start(const char *name, int *out)
 			dup2(ends[1], STDOUT_FILENO);
 		for (int s = 0; s < 2 && cases[i].settings[s] != NULL; s++)
 			putenv((char *) (uintptr_t) cases[i].settings[s]);
-		snprintf(libraries, sizeof(libraries), "%.*s/%s", (int) (strrchr(program, '/') - program),
-		         program, cases[i].driver != NULL ? cases[i].driver : "");
+		snprintf(libraries, sizeof(libraries), "%.*s/%s:%s",
+		         (int) (strrchr(program, '/') - program), program,
+		         cases[i].driver != NULL ? cases[i].driver : "",
+		         paths != NULL ? paths : "/usr/lib");
 		if (cases[i].driver != NULL)
 			setenv("LD_LIBRARY_PATH", libraries, 1);
 		execl(program, program, name, (char *) NULL);
