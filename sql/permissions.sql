@@ -24,6 +24,16 @@ SELECT prepack.register_model('x', 'bert');
 SELECT name, kind FROM prepack.models ORDER BY name;
 SELECT prepack.drop_model('x');
 RESET ROLE;
+-- everyone can read the registry, else only superusers could dump their databases: it names where keys lie, and there is
+-- no place in it for a key
+SET ROLE prepack_admin;
+SELECT prepack.register_endpoint('far', 'http://user:secret@localhost/v1', '{"model": "m"}');
+SELECT prepack.register_endpoint('far', 'http://localhost/v1?key=secret', '{"model": "m"}');
+SELECT prepack.register_endpoint('far', 'http://localhost/v1', '{"model": "m", "key": "secret"}');
+SELECT prepack.register_endpoint('far', 'http://localhost/v1', '{"model": "m", "key_env": "secret"}');
+SELECT prepack.register_endpoint('far', 'http://localhost/v1', '{"model": "m", "key_file": "../secret"}');
+RESET ROLE;
+SELECT count(*) FROM prepack.model_registry r WHERE r::text ~ 'secret';
 -- a policy with a call in it judges a row before any condition of the user's sees it
 CREATE TABLE secret AS SELECT i AS id, 'secret ' || i AS body FROM generate_series(1, 8) i;
 ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
