@@ -24,8 +24,8 @@ SELECT prepack.register_model('x', 'bert');
 SELECT name, kind FROM prepack.models ORDER BY name;
 SELECT prepack.drop_model('x');
 RESET ROLE;
--- everyone can read the registry, else only superusers could dump their databases: it names where keys lie, and there is
--- no place in it for a key
+-- everyone can read the registry, else only superusers could dump their databases: it names where keys lie, and has no
+-- place for a key
 SET ROLE prepack_admin;
 SELECT prepack.register_endpoint('far', 'http://user:secret@localhost/v1', '{"model": "m"}');
 SELECT prepack.register_endpoint('far', 'http://localhost/v1?key=secret', '{"model": "m"}');
