@@ -83,6 +83,8 @@ build_command(EngineCommand *cmd)
 	cmd->argv[n++] = cmd->context;
 	cmd->argv[n++] = "--control-fd";
 	cmd->argv[n++] = "3";
+	if (!pp_batch_invariance)
+		cmd->argv[n++] = "--any-bits";
 	if (pp_test_fault != NULL && strcmp(pp_test_fault, "allow") == 0)
 		cmd->argv[n++] = "--allow-faults";
 	cmd->argv[n] = NULL;

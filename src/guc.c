@@ -42,6 +42,7 @@ int pp_speculation_statement_timeout = 10000;
 char *pp_device = NULL;
 static int pp_quantisation = 0; /* index into quantisation_options */
 int pp_memory_limit = 0;
+bool pp_batch_invariance = true;
 int pp_cpu_threads = 0;
 int pp_max_context = 0;
 char *pp_model_directory = NULL;
@@ -166,6 +167,10 @@ define_admin_settings(void)
 static void
 define_server_settings(void)
 {
+	DefineCustomBoolVariable("prepack.batch_invariance",
+	                         "On a card, a row's result does not depend on its batch.",
+	                         "Off: by rounding it may, where that is faster.", &pp_batch_invariance,
+	                         true, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("prepack.cpu_threads", "Threads of the engine; 0: one per core.", NULL,
 	                        &pp_cpu_threads, 0, 0, PP_CPU_THREADS_MAX, PGC_POSTMASTER, 0, NULL,
 	                        NULL, NULL);

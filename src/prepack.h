@@ -41,6 +41,7 @@ extern int pp_speculation_ttl;               /* s */
 extern int pp_speculation_statement_timeout; /* ms */
 extern char *pp_device;
 extern char *pp_quantisation_name(void); /* "auto", "bf16", "fp8" */
+extern bool pp_batch_invariance;         /* on a card a row's bits never depend on its batch */
 extern int pp_memory_limit;              /* MB; 0 = 80 % */
 extern int pp_cpu_threads;               /* 0 = all cores */
 extern int pp_max_context;               /* tokens; 0 = each model's own */

@@ -271,6 +271,16 @@ class Quantisation(unittest.TestCase):
                 self.assertEqual(status, 1, (command, form))
                 self.assertIn(f'quantisation "{form}"', out + err)
 
+    @needs(SMOL)
+    def test_any_bits(self):
+        # the CPU has one order of sums for any batch and takes no notice; the server's option is the same word
+        status, out, err = run("bench", SMOL, "--device", "cpu", "--any-bits", "--work", "decode", "--gen", "2",
+                               "--repeats", "1")
+        self.assertEqual(status, 0, err)
+        self.assertIn("decode", out)
+        status, _, err = run("serve", "--any-bits")
+        self.assertIn("--socket PATH is needed", err)
+
 
 class SelfTest(unittest.TestCase):
     def test_device_alone(self):

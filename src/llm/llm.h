@@ -58,13 +58,14 @@ typedef struct llm_engine_params
 	pp_precision precision; /* PP_PREC_F32 is the oracle; PP_PREC_INT8 what serves */
 	const char *quantisation; /* of weights on a CUDA device: NULL or "auto" as in the file, "bf16"
 	                             expanded at load (same results), "fp8" (activations too) */
-	uint32_t n_ctx;           /* longest context of models loaded without options; 0 = their own */
-	uint32_t max_queued;      /* sequences waiting or running, all callers; 0 = 65,536 */
-	uint32_t budget_tokens;   /* tokens a pass; 0 = calibrated at load */
-	bool no_prefix_sharing;   /* benchmark baseline: every row computes its whole prompt */
-	uint32_t pad_group;       /* benchmark baseline: rows are padded to the longest of each group of
+	bool any_bits; /* on a CUDA device a row's bits may depend on its batch, where that is faster */
+	uint32_t n_ctx;         /* longest context of models loaded without options; 0 = their own */
+	uint32_t max_queued;    /* sequences waiting or running, all callers; 0 = 65,536 */
+	uint32_t budget_tokens; /* tokens a pass; 0 = calibrated at load */
+	bool no_prefix_sharing; /* benchmark baseline: every row computes its whole prompt */
+	uint32_t pad_group;     /* benchmark baseline: rows are padded to the longest of each group of
 	                         * this many; 0 = off */
-	bool pad_sorted;          /* with pad_group: rows are sorted by length first */
+	bool pad_sorted;        /* with pad_group: rows are sorted by length first */
 } llm_engine_params;
 
 llm_status llm_engine_create(const llm_engine_params *params, llm_engine **out, llm_error *err);

@@ -40,6 +40,7 @@ typedef struct settings
 	const char *quantisation;
 	uint32_t n_repeats;
 	bool f32;
+	bool any_bits;
 } settings;
 
 /* A benchmark under way. */
@@ -529,6 +530,7 @@ run(const settings *s, const char *model, llm_error *err)
 	bool sorted = strcmp(s->mode, "sorted") == 0;
 	llm_engine_params params = {.device = s->f32 ? "cpu" : s->device,
 	                            .quantisation = s->quantisation,
+	                            .any_bits = s->any_bits,
 	                            .n_threads = s->n_threads,
 	                            .precision = s->f32 ? PP_PREC_F32 : PP_PREC_INT8,
 	                            .no_prefix_sharing = strcmp(s->mode, "unshared") == 0,
@@ -567,6 +569,8 @@ llm_cli_bench(int argc, char **argv)
 	     "weights on a card: auto, bf16 or fp8 (auto)"},
 	    {"--repeats", "N", LLM_CLI_COUNT, &s.n_repeats,
 	     "runs of which the median counts, at most (5)"},
+	    {"--any-bits", NULL, LLM_CLI_FLAG, &s.any_bits,
+	     "on a card, bits may depend on the batch where that is faster"},
 	    {"--f32", NULL, LLM_CLI_FLAG, &s.f32, "compute in float instead of int8"},
 	    {"--work", "WORK", LLM_CLI_TEXT, &s.work, "only prefill, decode, classify, embed or pack"},
 	    {"--mode", "MODE", LLM_CLI_TEXT, &s.mode, "packed; baselines: padded, sorted, unshared"},

@@ -69,6 +69,8 @@ llm_cli_serve(int argc, char **argv)
 	{
 		if (strcmp(argv[i], "--allow-faults") == 0)
 			params.allow_faults = true;
+		else if (strcmp(argv[i], "--any-bits") == 0)
+			params.engine.any_bits = true;
 		else if (i + 1 >= argc || !take_option(argv[i], argv[i + 1], &params))
 		{
 			fprintf(stderr, "prepack-engine serve: bad option \"%s\"\n", argv[i]);

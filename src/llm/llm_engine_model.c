@@ -374,6 +374,7 @@ copy_load(llm_engine *e, llm_slot *slot, uint32_t i, const char *path,
 	device_of_copy(e, i, device);
 	if (llm_device_open(device, e->params.n_threads, &slot->be, err) != LLM_OK)
 		return err->code;
+	slot->be->any_bits = e->params.any_bits;
 	if (llm_model_load(path, slot->be, e->params.precision, options->n_ctx, &slot->model, err) !=
 	    LLM_OK)
 		return err->code;
