@@ -48,7 +48,8 @@ END $$;
 -- Calls of all volatile functions with NULL for every argument, those aside that no SQL can call.
 CREATE VIEW helper.calls AS
 SELECT p.oid, format('SELECT pg_catalog.%I(%s)', p.proname, (SELECT string_agg(CASE
-        WHEN o = p.pronargs AND p.provariadic <> 0 AND t.typname <> 'any' THEN 'VARIADIC ' ELSE '' END || 'NULL::' || CASE
+        WHEN o = p.pronargs AND p.provariadic <> 0 AND t.typname <> 'any' THEN 'VARIADIC ' ELSE '' END || 'NULL::'
+        || CASE
         WHEN t.typtype <> 'p' THEN format_type(t.oid, NULL)
         WHEN t.typname LIKE '%array' THEN 'int[]' WHEN t.typname = 'any' THEN 'text' ELSE 'int' END, ', ' ORDER BY o)
     FROM unnest(p.proargtypes) WITH ORDINALITY a(x, o) JOIN pg_type t ON t.oid = a.x)) AS call
@@ -63,7 +64,8 @@ sub quoted { return "'" . $_[0] =~ s/'/''/gr . "'"; }
 # Runs SQL in one session that types.
 sub typing
 {
-	return $node->safe_psql('postgres', "SET prepack.speculation = materialize; SET client_min_messages = error;\n$_[0]");
+	return $node->safe_psql('postgres',
+		"SET prepack.speculation = materialize; SET client_min_messages = error;\n$_[0]");
 }
 
 my $volatile = $node->safe_psql('postgres', 'SELECT count(*) FROM helper.calls');
@@ -85,7 +87,8 @@ SQL
 
 # real arguments, and what hides
 my @texts = ('SELECT nextval(\'numbers\')', 'SELECT setval(\'numbers\', 1000)', 'SELECT writes(), id FROM sale',
-	'SELECT pg_advisory_lock(4710)', 'SELECT pg_try_advisory_lock(4710) FROM sale', 'SELECT pg_notify(\'effects\', \'x\')',
+	'SELECT pg_advisory_lock(4710)', 'SELECT pg_try_advisory_lock(4710) FROM sale',
+	'SELECT pg_notify(\'effects\', \'x\')',
 	'SELECT lo_create(77777)', 'SELECT lo_from_bytea(77778, \'x\')', 'SELECT set_config(\'work_mem\', \'1MB\', false)',
 	'SELECT pg_sleep(100)', 'SELECT pg_create_restore_point(\'x\')',
 	'SELECT pg_terminate_backend(pid) FROM pg_stat_activity', 'SELECT pg_reload_conf()',
@@ -149,6 +152,7 @@ SET search_path = helper, public;
 CREATE TABLE helper.moment (f float8);
 SELECT f::text, count(*) FROM moment GROUP BY 1;
 SQL
-is($shown, "t\nt\n2024-03-01 00:00:00+00|0.1|t\n2024-03-02 00:00:00+09|0.1\n0.1|1\nt\n0", 'settings, the day and the path count');
+is($shown, "t\nt\n2024-03-01 00:00:00+00|0.1|t\n2024-03-02 00:00:00+09|0.1\n0.1|1\nt\n0",
+	'settings, the day and the path count');
 $node->stop;
 done_testing();

@@ -150,7 +150,8 @@ $standby->start;
 $node->wait_for_catchup($standby);
 is($standby->safe_psql('postgres', $total), '13|157', '19: a standby answers');
 unlike($standby->safe_psql('postgres', "EXPLAIN $total"), qr/Prepack/, '19: but not from tables');
-like(($standby->psql('postgres', "SELECT prepack.materialize('$total')"))[2], qr/read-only transaction/, '19: nor builds any');
+like(($standby->psql('postgres', "SELECT prepack.materialize('$total')"))[2], qr/read-only transaction/,
+	'19: nor builds any');
 $standby->stop('immediate');
 $_->end for $session, $old;
 

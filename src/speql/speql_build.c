@@ -28,13 +28,15 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "commands/tablecmds.h"
+#include "commands/vacuum.h"
 #include "executor/executor.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/planner.h"
 #include "parser/analyze.h"
+#include "parser/parse_node.h"
+#include "rewrite/rewriteHandler.h"
 #include "storage/bufmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
@@ -290,19 +292,19 @@ charge_real_size(SpeqlTable *table, Relation rel)
 	return speql_registry_charge(table, bytes - table->bytes);
 }
 
-/* Gathers statistics, as the owner. */
+/* Gathers statistics, as the owner: without the hooks on commands, nobody gave this one. */
 static void
 analyse_table(const char *name)
 {
 	Oid extension, owner = extension_owner(&extension), user;
+	VacuumStmt *command = makeNode(VacuumStmt);
 	int sec_context;
 
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	SPI_connect();
-	if (SPI_execute(psprintf("ANALYZE prepack.%s", quote_identifier(name)), false, 0) < 0)
-		elog(ERROR, "could not analyze speculative table \"%s\"", name);
-	SPI_finish();
+	command->rels =
+	    list_make1(makeVacuumRelation(makeRangeVar("prepack", pstrdup(name), -1), InvalidOid, NIL));
+	ExecVacuum(make_parsestate(NULL), command, false);
 	SetUserIdAndSecContext(user, sec_context);
 }
 
@@ -414,12 +416,17 @@ speql_analyse(const char *sql)
 	                                .callback = analysis_context,
 	                                .arg = unconstify(char *, sql)};
 	List *raw, *queries;
+	ParseState *pstate;
 
 	error_context_stack = &context;
 	raw = pg_parse_query(sql);
 	if (list_length(raw) != 1 || !IsA(linitial_node(RawStmt, raw)->stmt, SelectStmt))
 		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR), errmsg("not a single SELECT")));
-	queries = pg_analyze_and_rewrite_fixedparams(linitial_node(RawStmt, raw), sql, NULL, 0, NULL);
+	/* Not pg_analyze_and_rewrite_*: other extensions' hooks would count a statement. */
+	pstate = make_parsestate(NULL);
+	pstate->p_sourcetext = sql;
+	queries = QueryRewrite(transformTopLevelStmt(pstate, linitial_node(RawStmt, raw)));
+	free_parsestate(pstate);
 	error_context_stack = context.previous;
 	if (list_length(queries) != 1 || linitial_node(Query, queries)->commandType != CMD_SELECT)
 		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR), errmsg("not a single SELECT")));
