@@ -62,7 +62,8 @@ BENCHES       = bench_gpu bench_grammar bench_ops
 # Programs that launch kernels themselves: nvcc builds them.
 TESTS_CUDA    = test_plan test_attention test_fault
 # The same kernels compiled for the CPU; needs CUDA's headers alone.
-TESTS_HOST    = $(if $(wildcard $(CUDA_INCLUDE)/cuda_runtime.h),test_attention_host test_quant_host)
+TESTS_HOST    = $(if $(wildcard $(CUDA_INCLUDE)/cuda_runtime.h),test_attention_host test_quant_host \
+                test_top_host)
 BENCHES_CUDA  = bench_attention
 SCRIPT_TESTS  = test_run_tests test_check_style test_check_layers test_fetch_model \
                 test_wrap_comments test_bench_llm test_check_docs test_packaging test_cli \
@@ -152,7 +153,7 @@ check-layers: $(BUILD)/libllm.a ## the engine knows no PostgreSQL; every header 
 
 check-unit:                     ## the unit tests, as users run the code
 	$(SUBMAKE) WERROR=1 tests $(TESTS_HOST:%=$(BUILD)/%)
-	@$(if $(TESTS_HOST),,echo 'SKIP: test_attention_host, test_quant_host: no cuda_runtime.h in $(CUDA_INCLUDE)')
+	@$(if $(TESTS_HOST),,echo 'SKIP: kernels compiled for the CPU: no cuda_runtime.h in $(CUDA_INCLUDE)')
 	$(RUN) --name unit $(TEST_PROGRAMS) $(TESTS_HOST:%=$(BUILD)/%)
 
 check-asan:                     ## the unit tests under ASan and UBSan
@@ -333,7 +334,8 @@ $(BUILD)/test_attention: test/test_attention.cu test/attention_fixture.cuh $(ATT
 HOST_ATTENTION = kernels/attention_prefill kernels/attention_decode kernels/attention_hopper \
                  test/cuda_host test/test_attention
 HOST_QUANT = kernels/quant kernels/matmul_quant kernels/fp8 test/cuda_host test/test_quant_host
-HOST_UNITS = $(sort $(HOST_ATTENTION) $(HOST_QUANT))
+HOST_TOP = kernels/top test/cuda_host test/test_top_host
+HOST_UNITS = $(sort $(HOST_ATTENTION) $(HOST_QUANT) $(HOST_TOP))
 HOST_FLAGS = -std=c++17 -O2 -g -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-parameter -Wno-psabi \
              $(LLM_WERROR_$(WERROR)) -Ikernels -Itest -isystem $(CUDA_INCLUDE) \
              -include test/cuda_host.cuh
@@ -343,6 +345,9 @@ $(HOST_UNITS:%=$(OBJ)/host/%.o): $(OBJ)/host/%.o: %.cu
 	$(CXX) $(HOST_FLAGS) -MMD -MP -x c++ -c -o $@ $<
 
 $(BUILD)/test_attention_host: $(HOST_ATTENTION:%=$(OBJ)/host/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
+	$(CXX) -pthread -o $@ $^ -lm
+
+$(BUILD)/test_top_host: $(HOST_TOP:%=$(OBJ)/host/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)
 	$(CXX) -pthread -o $@ $^ -lm
 
 $(BUILD)/test_quant_host: $(HOST_QUANT:%=$(OBJ)/host/%.o) $(KERNELS_REF:%=$(OBJ)/kernels/ref/%.o)

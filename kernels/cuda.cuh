@@ -511,6 +511,7 @@ cuda_begin()
 	cuda_wait_before();
 }
 
+#ifndef PP_CUDA_LAUNCH /* kernels compiled for the CPU bring their own */
 /* Launches a kernel that calls cuda_begin, overlapping the end of the one before. */
 template <typename... Params, typename... Args>
 static inline cudaError_t
@@ -530,6 +531,7 @@ cuda_launch(const pp_cuda *cu, void (*kernel)(Params...), dim3 grid, uint32_t th
 	config.numAttrs = cu->arch >= 90 ? 1 : 0;
 	return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
 }
+#endif
 
 /* --- small device functions that several kernels share ---------------------------------------- */
 

@@ -12,7 +12,7 @@
 
 #include "cuda_host.cuh"
 
-#define THREADS_MAX 256
+#define THREADS_MAX 1024
 #define STACK_BYTES (256u << 10)
 #define PATIENCE    10000000 /* turns without progress */
 

@@ -140,6 +140,24 @@ __uint_as_float(uint32_t bits)
 	memcpy(&x, &bits, sizeof(x));
 	return x;
 }
+/* The bits of a float. */
+static inline uint32_t
+__float_as_uint(float x)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &x, sizeof(bits));
+	return bits;
+}
+/* Adds, and gives what was there: one thread runs at a time. */
+static inline uint32_t
+atomicAdd(uint32_t *at, uint32_t n)
+{
+	uint32_t before = *at;
+
+	*at += n;
+	return before;
+}
 /* The smaller one. */
 static inline uint32_t
 min(uint32_t x, uint32_t y)
@@ -173,7 +191,22 @@ cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n, T *, int, size_t)
 
 #define PP_ATTENTION_ASM_CUH
 
+#define PP_CUDA_LAUNCH
+
 #include "cuda.cuh"
+
+/* Runs a kernel with its arguments, converted to its parameters. */
+template <typename... Params, typename... Args>
+static inline cudaError_t
+cuda_launch(const pp_cuda *, void (*kernel)(Params...), dim3 grid, uint32_t threads, size_t bytes,
+            Args... args)
+{
+	auto call = [=] { kernel(static_cast<Params>(args)...); };
+
+	host_run(
+	    grid, (int) threads, (int) bytes, [](const void *c) { (*(decltype(call) *) c)(); }, &call);
+	return cudaSuccess;
+}
 
 #define ATTN_SHARED(name) bf16 *name = (bf16 *) host_shared()
 
