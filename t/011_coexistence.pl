@@ -111,8 +111,8 @@ SQL
 
 	# noise: many texts, each with a table that takes the place of the one before
 	my $noise = join '', "ALTER SYSTEM SET prepack.speculation_max_bytes = '2MB'; SELECT pg_reload_conf();\n",
-		map { "SELECT prepack.reset_speculation() >= 0; SELECT prepack.materialize('SELECT id FROM sale WHERE id < $_') > 0;\n" }
-		101 .. 140;
+		map { "SELECT prepack.reset_speculation() >= 0;\n"
+		  . "SELECT prepack.materialize('SELECT id FROM sale WHERE id < $_') > 0;\n" } 101 .. 140;
 	$node->safe_psql('postgres', $noise);
 	$node->safe_psql('postgres', 'VACUUM pg_class, pg_attribute, pg_type, pg_depend, pg_statistic');
 	my $size = q{SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE oid IN ('pg_class'::regclass,
