@@ -41,6 +41,7 @@ $node->safe_psql('postgres', q{
 		RETURN result;
 	END $$});
 my %session = map { $_ => $node->background_psql('postgres', extra_params => [ '-U', $_ ]) } qw(ann bob);
+$_->set_query_timer_restart for values %session;
 
 # A text of about so many tokens that no other text begins with: a word is a blank, a letter and a digit.
 sub text_of
