@@ -21,7 +21,7 @@ NAME = re.compile(r"\bprepack\.([a-z][a-z_]*)")
 # Messages that a user meets; internal ones (elog) are none.
 MESSAGE = re.compile(r'\berrmsg\(\s*((?:"(?:[^"\\]|\\.)*"\s*|INT64_FORMAT\s*)+)')
 STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|INT64_FORMAT')
-CONVERSION = re.compile(r"%(?:\.\*)?[a-z]+|%ld")
+CONVERSION = re.compile(r"%(?:\.(?:\*|\d+))?[a-z]+|%ld")
 
 FUNCTIONS = """
 SELECT p.proname || E'\\t' || pg_get_function_arguments(p.oid) || E'\\t' || pg_get_function_result(p.oid)
