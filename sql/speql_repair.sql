@@ -30,6 +30,22 @@ SELECT * FROM prepack.repair_sql('SELECT c_name, s_amount FROM customer');
 -- A cross join that was typed is named
 SELECT * FROM prepack.repair_sql('SELECT c_name, s_amount FROM customer, stock WHERE');
 
+-- Slips: names and keywords that are nearly right, when only one is so near
+SELECT * FROM prepack.repair_sql('SELECT c_nmae, c_id FROM customer WHERE c_id > 1');
+SELECT * FROM prepack.repair_sql('SELECT c_name FROM custmer WHERE c_id > 1');
+SELECT * FROM prepack.repair_sql('SELECT cust.c_nam, cust.c_id FROM customer cust');
+SELECT * FROM prepack.repair_sql('SELECT cst.c_id, 1 FROM customer cust');
+SELECT * FROM prepack.repair_sql('SELECT cust.c_id FROM customer cust WHERE cust.c_na');
+SELECT * FROM prepack.repair_sql('SELCT c_name form customer WEHRE c_id > 1 gruop by c_name oder BY c_name');
+SELECT * FROM prepack.repair_sql('SELECT c_name FROM customer formal');
+SELECT * FROM prepack.repair_sql('SELECT x_nothing, c_id FROM customer WHERE c_id > 1');
+
+-- Aliases that nothing bears yet: the one table that has what is taken from them
+SELECT * FROM prepack.repair_sql('SELECT k.c_name, k.c_id');
+SELECT * FROM prepack.repair_sql('SELECT k.c_name, o.o_date FROM customer k WHERE o.o_id > 1');
+SELECT * FROM prepack.repair_sql('SELECT z.no_such, z.c_id, 1');
+SELECT * FROM prepack.repair_sql('SELECT d.datname, d.oid');
+
 -- Blocks: WITH items, subqueries, operands of set operations
 SELECT * FROM prepack.repair_sql(
     'WITH a AS (SELECT c_id FROM customer), b AS (SELECT c_id FROM a WHERE ) SELECT * FROM b', 70);

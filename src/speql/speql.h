@@ -8,7 +8,8 @@
  *		SpeqlRepair r  = speql_repair(speql_block_text(b, i)); speql_repair.c
  *			speql_check()      does it analyse? where is the error?  speql_check.c
  *			speql_delete_item() and its like: one change of a text   speql_edit.c
- *			speql_scope(), speql_join_for(): tables, foreign keys    speql_catalog.c
+ *			speql_resolve()    names, tables, foreign keys           speql_catalog.c
+ *			speql_distance()   words that are nearly right           speql_spell.c
  *
  * Nothing here executes, plans or locks for longer than one analysis. Memory: the current context.
  */
@@ -124,6 +125,17 @@ extern bool speql_dangles(const SpeqlTokens *t, int k);
 /* The text with a name completed, or with the table that owns it joined along a foreign key. */
 extern char *speql_resolve(const SpeqlTokens *t, int k, int sqlstate, bool add_tables,
                            char **change);
+
+/* ---- slips of the finger (speql_spell.c) ------------------------------------------------- */
+
+/* How many slips a word of some length is allowed. */
+extern int speql_slips(int len);
+
+/* The slips between two words: a letter left out, put in, mistaken, or two swapped. */
+extern int speql_distance(const char *a, const char *b);
+
+/* The next keyword after `last` that is a slip away from the word at a token; KW_NONE: no more. */
+extern SpeqlKeyword speql_near_keyword(const SpeqlTokens *t, int k, SpeqlKeyword last);
 
 /* ---- repair (speql_repair.c) ------------------------------------------------------------- */
 

@@ -16,6 +16,13 @@ static const char *const keyword_names[] = {
 #undef SPEQL_KW_NAME
 };
 
+/* A keyword's word. */
+const char *
+speql_keyword_name(SpeqlKeyword keyword)
+{
+	return keyword_names[keyword - 1];
+}
+
 /* State of one run over a text. */
 typedef struct Lexer
 {

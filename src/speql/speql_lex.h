@@ -68,6 +68,9 @@ typedef struct SpeqlTokens
 	int open_comment; /* offset where a comment starts that the text does not close, or −1 */
 } SpeqlTokens;
 
+/* The word of a keyword (not KW_NONE), in capitals. */
+extern const char *speql_keyword_name(SpeqlKeyword keyword);
+
 extern SpeqlTokens *speql_lex(const char *text, int len);
 
 /* The first token that ends after an offset; n if there is none. */

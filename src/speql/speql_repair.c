@@ -56,9 +56,35 @@ strip(const char *text, SpeqlRepair *r)
 	return psprintf("%s%s", body, speql_closing_quote(t, &t->tok[t->n - 1]));
 }
 
+/*
+ * The text with a keyword spelt right, at the error or just before it (what should be a keyword is
+ * taken for an alias first); only if the grammar then gets further.
+ */
+static char *
+fix_keyword(const SpeqlTokens *t, int k, const SpeqlCheck *check, SpeqlRepair *r)
+{
+	for (int i = k; i >= 0 && i >= k - 1; i--)
+		for (SpeqlKeyword near = speql_near_keyword(t, i, KW_NONE); near != KW_NONE;
+		     near = speql_near_keyword(t, i, near))
+		{
+			const char *word = speql_keyword_name(near);
+			char *next = speql_splice(t, t->tok[i].start, t->tok[i].end - t->tok[i].start, word);
+			SpeqlCheck after;
+
+			r->n_checks++;
+			speql_check(next, &after);
+			if (after.parses || after.position < 0 || after.position > check->position + 1)
+			{
+				note(r, psprintf("corrected to %s", word));
+				return next;
+			}
+		}
+	return NULL;
+}
+
 /* Mends a syntax error at token k (t->n: at the end). */
 static char *
-fix_syntax(const SpeqlTokens *t, int k, Progress *p, SpeqlRepair *r)
+fix_syntax(const SpeqlTokens *t, int k, const SpeqlCheck *check, Progress *p, SpeqlRepair *r)
 {
 	char *next;
 
@@ -67,6 +93,9 @@ fix_syntax(const SpeqlTokens *t, int k, Progress *p, SpeqlRepair *r)
 		note(r, "trimmed");
 		return speql_drop_tail(t, 1);
 	}
+	next = fix_keyword(t, k, check, r);
+	if (next)
+		return next;
 	next = p->added < MAX_ADDITIONS ? speql_add_alias(t, k) : NULL;
 	if (next)
 	{
@@ -150,9 +179,9 @@ fix(const SpeqlTokens *t, const SpeqlCheck *check, bool add_tables, Progress *p,
 	if (check->sqlstate == ERRCODE_READ_ONLY_SQL_TRANSACTION)
 		return fix_read_only(t, r);
 	if (!check->parses)
-		return fix_syntax(t, k, p, r);
+		return fix_syntax(t, k, check, p, r);
 	next = fix_analysis(check, add_tables, p, r);
-	return next ? next : fix_syntax(t, t->n, p, r);
+	return next ? next : fix_syntax(t, t->n, check, p, r);
 }
 
 /*
