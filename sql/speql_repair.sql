@@ -40,6 +40,10 @@ SELECT * FROM prepack.repair_sql('SELCT c_name form customer WEHRE c_id > 1 gruo
 SELECT * FROM prepack.repair_sql('SELECT c_name FROM customer formal');
 SELECT * FROM prepack.repair_sql('SELECT x_nothing, c_id FROM customer WHERE c_id > 1');
 
+-- Calls that lack arguments yet
+SELECT * FROM prepack.repair_sql('SELECT regexp_replace(c_name, ''a'', ');
+SELECT * FROM prepack.repair_sql('SELECT c_id, repair.no_such(c_name) FROM customer');
+
 -- Aliases that nothing bears yet: the one table that has what is taken from them
 SELECT * FROM prepack.repair_sql('SELECT k.c_name, k.c_id');
 SELECT * FROM prepack.repair_sql('SELECT k.c_name, o.o_date FROM customer k WHERE o.o_id > 1');

@@ -129,11 +129,30 @@ fix_read_only(const SpeqlTokens *t, SpeqlRepair *r)
 }
 
 /*
+ * The text with the call of a function at token k reduced to its arguments, when its bracket is still
+ * open where the typed text ends: with these arguments there is no such function yet.
+ */
+static char *
+unwrap_call(const SpeqlTokens *t, int k, int typed)
+{
+	int open = k + 1, match;
+
+	while (open + 1 < t->n && t->tok[open].punct == '.')
+		open += 2;
+	if (open >= t->n || t->tok[open].punct != '(')
+		return NULL;
+	match = t->tok[open].match;
+	if (match < 0 || t->tok[match].start < typed || match == open + 1)
+		return NULL;
+	return speql_splice(t, t->tok[k].start, t->tok[open].start - t->tok[k].start, "");
+}
+
+/*
  * Mends an error of the analysis. It changes the text with its brackets closed, so that a clause
  * can be put behind them; NULL: nothing to change at the place of the error.
  */
 static char *
-fix_analysis(const SpeqlCheck *check, bool add_tables, Progress *p, SpeqlRepair *r)
+fix_analysis(const SpeqlCheck *check, int typed, bool add_tables, Progress *p, SpeqlRepair *r)
 {
 	SpeqlTokens *t = speql_lex(r->sql, strlen(r->sql));
 	int k = check->position < 0 ? -1 : speql_token_at(t, check->position);
@@ -153,6 +172,11 @@ fix_analysis(const SpeqlCheck *check, bool add_tables, Progress *p, SpeqlRepair 
 		{
 			next = speql_group_by(t, k);
 			change = "GROUP BY completed";
+		}
+		else if (sqlstate == ERRCODE_UNDEFINED_FUNCTION)
+		{
+			next = unwrap_call(t, k, typed);
+			change = "unfinished call reduced to its arguments";
 		}
 		else if (sqlstate == ERRCODE_UNDEFINED_COLUMN || sqlstate == ERRCODE_UNDEFINED_TABLE)
 			next = speql_resolve(t, k, sqlstate, add_tables, &change);
@@ -180,7 +204,7 @@ fix(const SpeqlTokens *t, const SpeqlCheck *check, bool add_tables, Progress *p,
 		return fix_read_only(t, r);
 	if (!check->parses)
 		return fix_syntax(t, k, check, p, r);
-	next = fix_analysis(check, add_tables, p, r);
+	next = fix_analysis(check, t->len, add_tables, p, r);
 	return next ? next : fix_syntax(t, t->n, check, p, r);
 }
 
