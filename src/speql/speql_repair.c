@@ -129,8 +129,8 @@ fix_read_only(const SpeqlTokens *t, SpeqlRepair *r)
 }
 
 /*
- * The text with the call of a function at token k reduced to its arguments, when its bracket is still
- * open where the typed text ends: with these arguments there is no such function yet.
+ * The text with the call of a function at token k reduced to its arguments, when its bracket is
+ * still open where the typed text ends: with these arguments there is no such function yet.
  */
 static char *
 unwrap_call(const SpeqlTokens *t, int k, int typed)
