@@ -86,7 +86,7 @@ give_reply(remote_call *call, const char *bytes, size_t n, bool stream)
 
 		if (!remote_stream_take(call, bytes, now))
 		{
-			if (call->stream.error.code == LLM_OK)
+			if (call->stream.error.code == LLM_OK && !call->stream.ended)
 				abort();
 			return;
 		}

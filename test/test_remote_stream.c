@@ -93,6 +93,7 @@ test_grammar(void)
 	    "data\n\ndata:\n\ndatabase: x\n\n" PIECE("ok") DONE,
 	    PIECE("o") PIECE("") PIECE("k") DONE PIECE("after the end"),
 	    PIECE("ok") "data: [DONE]",
+	    ("\xef\xbb\xbf" PIECE("ok") DONE),
 	    ("data: {\"choices\":[{\"text\":\"ok\"}]}\n\n" DONE),
 	};
 	static outcome o;
@@ -177,6 +178,48 @@ answer_breaking(http_fixture *f, int fd, const char *path, const char *body, int
 	http_send(fd, size, strlen(size));
 	http_send(fd, piece, sizeof(piece) - 1);
 	http_send(fd, "\r\n", 2);
+}
+
+/* The same after the whole answer: the connection breaks, or stays open. */
+static void
+answer_breaking_late(http_fixture *f, int fd, const char *path, const char *body, int nth)
+{
+	static const char text[] = PIECE("a") DONE;
+	char head[128];
+
+	(void) path, (void) body;
+	snprintf(head, sizeof(head),
+	         "HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\n"
+	         "Transfer-Encoding: chunked\r\n\r\n%zx\r\n",
+	         sizeof(text) - 1);
+	http_send(fd, head, strlen(head));
+	http_send(fd, text, sizeof(text) - 1);
+	if (nth > 0)
+		http_hang(f, fd);
+}
+
+/* What comes after the end is not waited for, nor needed. */
+static void
+test_ended(void)
+{
+	llm_job job = {.kind = LLM_JOB_GENERATE, .flags = LLM_JOB_STREAM, .rows = one_row, .n_rows = 1};
+	static outcome o;
+	llm_endpoint endpoint;
+	http_fixture f;
+	llm_error err;
+
+	REQUIRE(http_start(&f, answer_breaking_late));
+	endpoint = endpoint_at(&f);
+	REQUIRE(llm_remote_create(&remote, &err) == LLM_OK);
+	for (int i = 0; i < 2; i++)
+	{
+		REQUIRE(run(&endpoint, &job, &o, &err) == LLM_OK);
+		CHECK_MSG(o.row_status[0] == LLM_OK, "%d: %s", i, o.message[0]);
+		CHECK(strcmp(o.text[0], "a") == 0 && o.n_pieces == 1);
+	}
+	llm_remote_destroy(remote);
+	http_stop(&f);
+	CHECK(atomic_load(&f.n_requests) == 2);
 }
 
 /* No second try once something was given. */
@@ -305,6 +348,7 @@ main(void)
 	RUN(malformed);
 	RUN(cut);
 	RUN(broken_off);
+	RUN(ended);
 	RUN(endless);
 	RUN(simpler);
 	RUN(cancel);

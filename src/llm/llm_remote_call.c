@@ -287,7 +287,8 @@ remote_call_judge(const remote_call *call, CURLcode code, llm_error *err)
 	long http = 0;
 
 	curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &http);
-	if (code != CURLE_OK)
+	/* How a connection ends after the answer does not matter. */
+	if (code != CURLE_OK && !call->stream.ended)
 		return judge_failure(call, code, err);
 	if (http >= 200 && http < 300)
 		return REMOTE_GOOD;

@@ -74,7 +74,8 @@ typedef struct remote_lane
 typedef struct remote_stream
 {
 	bool on;
-	bool ended;    /* "[DONE]" has come */
+	bool began;    /* a line has come */
+	bool ended;    /* "[DONE]" has come: the answer is whole */
 	bool given;    /* a piece has been given: no second try */
 	bool cut;      /* the token limit ended the answer */
 	bool after_cr; /* the last byte was a CR */
@@ -203,7 +204,7 @@ llm_status remote_read_usage(const remote_call *call, const llm_json *root, llm_
 /* llm_remote_stream.c */
 bool remote_streams(const remote_job *job);   /* its answers are asked for piece by piece */
 bool remote_stream_begins(remote_call *call); /* what arrives belongs to a stream */
-/* Takes bytes; false: they are refused, with call->stream.error or call->too_big. */
+/* Takes bytes; false: no more of them, with call->stream.ended, stream.error or call->too_big. */
 bool remote_stream_take(remote_call *call, const char *bytes, size_t n);
 llm_status remote_stream_finish(remote_call *call, llm_error *err);
 void remote_stream_reset(remote_call *call);

@@ -89,15 +89,14 @@ take_event(remote_call *call)
 {
 	remote_stream *s = &call->stream;
 	llm_json_doc *doc = NULL;
-	llm_error ignored;
 	bool good;
 
 	if (s->data.n == 0 || s->ended)
 		return true;
 	if (s->data.n == 6 && memcmp(s->data.bytes, "[DONE]", 6) == 0)
 		s->ended = true;
-	else if (llm_json_parse(s->data.bytes, s->data.n, &doc, &ignored) != LLM_OK)
-		return broken(call, "an event is not JSON");
+	else if (llm_json_parse(s->data.bytes, s->data.n, &doc, &s->error) != LLM_OK)
+		return s->error.code != LLM_E_NOMEM && broken(call, "an event is not JSON");
 	s->data.n = 0;
 	good = doc == NULL || take_object(call, llm_json_root(doc));
 	llm_json_free(doc);
@@ -111,11 +110,13 @@ static bool
 take_line(remote_call *call)
 {
 	remote_stream *s = &call->stream;
-	const char *line = s->line.bytes;
-	size_t n = s->line.n;
+	bool marked = !s->began && s->line.n >= 3 && memcmp(s->line.bytes, "\xef\xbb\xbf", 3) == 0;
+	const char *line = marked ? s->line.bytes + 3 : s->line.bytes;
+	size_t n = marked ? s->line.n - 3 : s->line.n;
 	bool data = n >= 4 && memcmp(line, "data", 4) == 0 && (n == 4 || line[4] == ':');
 	size_t skip = n < 5 ? n : n > 5 && line[5] == ' ' ? 6 : 5;
 
+	s->began = true;
 	s->line.n = 0;
 	if (n == 0)
 		return take_event(call);
@@ -192,7 +193,7 @@ remote_stream_take(remote_call *call, const char *bytes, size_t n)
 	if (!take_bytes(call, bytes, n))
 		return false;
 	if (!s->line.failed && !s->data.failed && !s->text.failed)
-		return true;
+		return !s->ended; /* what may follow is not waited for */
 	llm_fail(&s->error, LLM_E_NOMEM, "out of memory for the reply of an endpoint");
 	return false;
 }
