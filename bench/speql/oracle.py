@@ -279,7 +279,8 @@ class Query:
 
 def comparable(row):
     """A row as text in which equal numbers look alike."""
-    return repr([v.normalize() + 0 if isinstance(v, decimal.Decimal) else v for v in row])
+    return repr([v.normalize() + 0 if isinstance(v, decimal.Decimal) else v + 0.0 if isinstance(v, float) else v
+                 for v in row])
 
 
 class Oracle:
@@ -322,7 +323,7 @@ class Oracle:
             plain = (plain[0], sorted(plain[1], key=repr))
         if repr(fast) == repr(plain):
             return True
-        # Of equal numbers written differently (1.0, 1.00) any may stand for its group or come first.
+        # Of equal numbers written differently (1.0 and 1.00, 0 and -0) any may stand for its group or come first.
         if fast == plain or (fast[0] == plain[0] and sorted(map(comparable, fast[1])) ==
                              sorted(map(comparable, plain[1]))):
             self.counts["equal but for the scale of numbers"] += 1

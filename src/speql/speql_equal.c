@@ -60,10 +60,14 @@ blurred_as(const Asking *a, Node *node)
 static bool
 respects_equality(Oid operator, Oid collation, Node *operand)
 {
-	Oid opclass = GetDefaultOpClass(exprType(operand), BTREE_AM_OID);
+	Oid opclass = GetDefaultOpClass(exprType(operand), BTREE_AM_OID), family, negator;
 
-	return OidIsValid(opclass) && collation == exprCollation(operand) &&
-	       op_in_opfamily(operator, get_opclass_family(opclass));
+	if (!OidIsValid(opclass) || collation != exprCollation(operand))
+		return false;
+	family = get_opclass_family(opclass);
+	negator = get_negator(operator); /* <> is in no family, its negator is */
+	return op_in_opfamily(operator, family) ||
+	       (OidIsValid(negator) && op_in_opfamily(negator, family));
 }
 
 static bool asks(Node *node, void *arg);
