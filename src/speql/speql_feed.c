@@ -54,13 +54,31 @@ tokens_only(const char *text)
 	return out.data;
 }
 
+/* True when what follows a block in a text leaves the block's rows as they are. */
+static bool
+leaves_rows(const char *rest)
+{
+	static const char *const words[] = {"ORDER ", "LIMIT ",     "OFFSET ", "FETCH ", ") ",
+	                                    "; ",     "INTERSECT ", "UNION ",  "EXCEPT "};
+
+	for (int i = 0; i < lengthof(words); i++)
+		if (pg_strncasecmp(rest, words[i], strlen(words[i])) == 0)
+			return true;
+	return *rest == '\0';
+}
+
 /* True when what runs for a session is of no use for a text. lock is held. */
 static bool
 contradicts(const SpeqlSession *s, const char *tokens)
 {
 	const char *anchor = speql_text(s->anchor);
 
-	return anchor != NULL && strstr(tokens, anchor) == NULL;
+	if (anchor == NULL)
+		return false;
+	for (const char *at = strstr(tokens, anchor); at != NULL; at = strstr(at + 1, anchor))
+		if (!s->anchor_ends || leaves_rows(at + strlen(anchor)))
+			return false;
+	return true;
 }
 
 /* ---- the backend's side ------------------------------------------------------------------ */
@@ -300,7 +318,7 @@ pp_cancel_speculation(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(pid != 0);
 }
 
-/* Cancels what runs for this backend. */
+/* Ends the work on this backend's text. */
 void
 speql_feed_submitted(void)
 {
@@ -308,10 +326,16 @@ speql_feed_submitted(void)
 
 	if (!feeds)
 		return;
-	LWLockAcquire(speql_shared->lock, LW_SHARED);
+	LWLockAcquire(speql_shared->lock, LW_EXCLUSIVE);
 	i = own_session();
-	if (i >= 0 && DsaPointerIsValid(speql_shared->sessions[i].anchor))
-		pid = speql_shared->sessions[i].worker;
+	if (i >= 0)
+	{
+		SpeqlSession *s = &speql_shared->sessions[i];
+
+		s->stopped_id = s->done_id = s->id;
+		if (DsaPointerIsValid(s->anchor))
+			pid = s->worker;
+	}
 	LWLockRelease(speql_shared->lock);
 	if (pid != 0)
 		kill(pid, SIGINT);
@@ -346,11 +370,13 @@ speql_feed_take(int session, uint64 last, SpeqlRequest *r)
 	return newer;
 }
 
-/* True when a newer text is there. Reads one aligned word: no lock. */
+/* True when a newer text is there, or this one was submitted. Reads aligned words: no lock. */
 bool
 speql_feed_superseded(int session, uint64 id)
 {
-	return *(volatile uint64 *) &speql_shared->sessions[session].id != id;
+	volatile SpeqlSession *s = &speql_shared->sessions[session];
+
+	return s->id != id || s->stopped_id == id;
 }
 
 /* True when the backend that fed the session has gone. */
@@ -362,7 +388,7 @@ speql_feed_abandoned(int session)
 
 /* Sets or clears the anchor. */
 bool
-speql_feed_anchor(int session, const char *anchor)
+speql_feed_anchor(int session, const char *anchor, bool ends)
 {
 	SpeqlSession *s = &speql_shared->sessions[session];
 	char *tokens = anchor ? tokens_only(anchor) : NULL, *now;
@@ -374,6 +400,7 @@ speql_feed_anchor(int session, const char *anchor)
 	{
 		now = DsaPointerIsValid(s->text) ? tokens_only(speql_text(s->text)) : "";
 		s->anchor = speql_store(tokens, strlen(tokens) + 1);
+		s->anchor_ends = ends;
 		useful = !contradicts(s, now);
 	}
 	LWLockRelease(speql_shared->lock);

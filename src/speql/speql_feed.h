@@ -26,7 +26,7 @@ typedef struct SpeqlRequest
 /* Takes the newest text of a session; false when it is the one with number `last`. */
 extern bool speql_feed_take(int session, uint64 last, SpeqlRequest *request);
 
-/* True when there is a newer text than a request's. */
+/* True when there is a newer text than a request's, or the request's was submitted. */
 extern bool speql_feed_superseded(int session, uint64 id);
 
 /* True when nobody feeds the session any more. */
@@ -34,9 +34,10 @@ extern bool speql_feed_abandoned(int session);
 
 /*
  * Says what the next build needs: it is cancelled as soon as a text comes that does not contain the
- * tokens of `anchor`. NULL: no build runs. False when a newer text is already there that does not.
+ * tokens of `anchor`; if `ends`, also of one that goes on after them with more than an order or a
+ * limit. NULL: no build runs. False when a newer text is already there that has no use for it.
  */
-extern bool speql_feed_anchor(int session, const char *anchor);
+extern bool speql_feed_anchor(int session, const char *anchor, bool ends);
 
 /* Publishes completions (see speql_predict.h). */
 extern void speql_feed_put_completions(int session, uint64 id, const char *data, int bytes);
@@ -50,7 +51,7 @@ extern void speql_feed_done(int session, uint64 id);
 /* The worker's entry, registered as a dynamic background worker. */
 extern PGDLLEXPORT void pp_speculator_main(Datum main_arg);
 
-/* The session at hand submits a statement of its own: what runs ahead for it must not compete. */
+/* The session at hand submits a statement of its own: no work on its text may compete with it. */
 extern void speql_feed_submitted(void);
 
 /* The worker says that it runs, and at its end that it does not. */

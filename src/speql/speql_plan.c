@@ -380,6 +380,14 @@ plan_now(Query *parse, const char *text, int cursor_options, ParamListInfo param
 	return stmt;
 }
 
+/* True for a statement that EXPLAIN only shows. */
+static bool
+is_only_shown(const char *text)
+{
+	text += strspn(text, " \t\r\n");
+	return pg_strncasecmp(text, "explain", 7) == 0;
+}
+
 /* The hook: takes the plan that was made ahead, or plans. */
 static PlannedStmt *
 speql_planner(Query *parse, const char *text, int cursor_options, ParamListInfo params)
@@ -395,7 +403,7 @@ speql_planner(Query *parse, const char *text, int cursor_options, ParamListInfo 
 	if (stmt == NULL)
 		stmt = plan_now(parse, text, cursor_options, params);
 	if (submitted && !speql_scan_is_ours(stmt->planTree) &&
-	    stmt->planTree->total_cost > COMPETES_COST)
+	    stmt->planTree->total_cost > COMPETES_COST && !is_only_shown(text))
 		speql_feed_submitted();
 	return stmt;
 }

@@ -172,6 +172,8 @@ typedef struct SpeqlSession
 	uint64 env;
 	TimestampTz fed_at;
 	dsa_pointer anchor;      /* what a newer text must contain for the running build to go on */
+	bool anchor_ends;        /* and after it only what leaves the rows as they are */
+	uint64 stopped_id;       /* of a text that its session has submitted: nothing more is done */
 	dsa_pointer completions; /* see speql_predict.h */
 	int bytes_completions;
 	int n_previews;

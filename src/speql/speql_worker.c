@@ -72,7 +72,8 @@ typedef struct Work
 	char *anchor; /* the part of the typed text that its repair kept */
 	SpeqlRepair repair;
 	SpeqlPreview preview;
-	bool runs; /* valid, joined, free of side effects */
+	bool runs;    /* valid, joined, free of side effects */
+	bool grouped; /* more conditions would change the rows that are left */
 } Work;
 
 /* What the worker keeps while it handles a text. */
@@ -328,7 +329,7 @@ preview(Speculator *s, Work *w, double expected_ms)
 	TimestampTz start = GetCurrentTimestamp();
 	bool good;
 
-	if (speql_feed_anchor(s->session, w->anchor))
+	if (speql_feed_anchor(s->session, w->anchor, w->grouped))
 	{
 		good = run_step(s, step_preview, &step, pp_speculation_statement_timeout, NULL);
 		log_if_slow(good ? "preview" : "failed preview", start, w->repair.sql);
@@ -336,7 +337,7 @@ preview(Speculator *s, Work *w, double expected_ms)
 		if (good)
 			pg_atomic_fetch_add_u64(&speql_shared->counters.n_previews, 1);
 	}
-	(void) speql_feed_anchor(s->session, NULL);
+	(void) speql_feed_anchor(s->session, NULL, false);
 	if (superseded(s))
 		return;
 	publish_previews(s);
@@ -418,6 +419,8 @@ step_outlook(Speculator *s, void *arg)
 	Plan *top;
 
 	o->may_run = speql_may_run(query);
+	o->work->grouped = query->hasAggs || query->groupClause || query->distinctClause ||
+	                   query->hasWindowFuncs || query->setOperations;
 	if (!o->may_run)
 		return;
 	if (o->work->block->kind == SPEQL_MAIN)
@@ -504,11 +507,11 @@ build(Speculator *s, Work *w, int superset, bool *none)
 	TimestampTz start = GetCurrentTimestamp();
 	bool good;
 
-	if (!speql_feed_anchor(s->session, w->anchor))
+	if (!speql_feed_anchor(s->session, w->anchor, w->grouped || superset > 0))
 		return false;
 	good = run_step(s, step_build, &step, pp_speculation_statement_timeout, NULL);
 	*none = step.none;
-	(void) speql_feed_anchor(s->session, NULL);
+	(void) speql_feed_anchor(s->session, NULL, false);
 	log_if_slow(step.id != 0 && good ? "table" : "no table", start, w->repair.sql);
 	if (s->cancelled)
 	{
