@@ -799,14 +799,15 @@ COMMENT ON FUNCTION prepack.reset_speculation() IS
 CREATE FUNCTION prepack.engine_speculation_tables(
     OUT id bigint, OUT roleid oid, OUT state text, OUT kind text, OUT definition text,
     OUT rows bigint, OUT bytes bigint, OUT built_ms float8, OUT built_at timestamptz,
-    OUT hits bigint, OUT reason text
+    OUT hits bigint, OUT saved_ms float8, OUT reason text
 ) RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'pp_speculation_tables';
 COMMENT ON FUNCTION prepack.engine_speculation_tables() IS 'what the view prepack.speculation_tables shows';
 
 CREATE VIEW prepack.speculation_tables AS
 SELECT t.id, pg_catalog.pg_get_userbyid(t.roleid) AS role, t.state, t.kind, t.definition, t.rows,
-    t.bytes, t.built_ms, pg_catalog.now() OPERATOR(pg_catalog.-) t.built_at AS age, t.hits, t.reason
+    t.bytes, t.built_ms, pg_catalog.now() OPERATOR(pg_catalog.-) t.built_at AS age, t.hits,
+    t.saved_ms, t.reason
 FROM prepack.engine_speculation_tables() t;
 COMMENT ON VIEW prepack.speculation_tables IS
     'speculative tables of this database: one''s own, or all for members of pg_read_all_stats';
@@ -820,6 +821,7 @@ COMMENT ON COLUMN prepack.speculation_tables.bytes IS 'on disk';
 COMMENT ON COLUMN prepack.speculation_tables.built_ms IS 'time that building took';
 COMMENT ON COLUMN prepack.speculation_tables.age IS 'since it was built';
 COMMENT ON COLUMN prepack.speculation_tables.hits IS 'queries that it answered';
+COMMENT ON COLUMN prepack.speculation_tables.saved_ms IS 'time that it is thought to have saved them';
 COMMENT ON COLUMN prepack.speculation_tables.reason IS 'fresh, or why it answers nothing any more';
 
 CREATE FUNCTION prepack.pg_stat_prepack_speculation(OUT name text, OUT value float8)

@@ -16,7 +16,9 @@ STUDIO_SOURCES  = $(wildcard ui/src/*.ts ui/src/*.css) ui/index.html ui/vite.con
 
 prepack-studio: $(BUILD)/prepack-studio $(STUDIO_PAGE)
 
-studio: prepack-studio           ## the query-preview page, on the quickstart's database
+studio:                          ## the query-preview page, on the quickstart's database
+	scripts/install-deps studio
+	$(MAKE) --no-print-directory prepack-studio
 	ui/open-studio $(BUILD)/prepack-studio
 
 check-ui: prepack-studio           ## the page in a browser, against a temporary server

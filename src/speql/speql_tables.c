@@ -171,8 +171,8 @@ put_table(ReturnSetInfo *rsi, const SpeqlTable *t, const char *sql)
 {
 	const char *verdict = freshness(t);
 	bool ready = t->state == SPEQL_TABLE_READY || t->state == SPEQL_TABLE_DEAD;
-	Datum values[11];
-	bool nulls[11] = {false};
+	Datum values[12];
+	bool nulls[12] = {false};
 
 	values[0] = Int64GetDatum((int64) t->id);
 	values[1] = ObjectIdGetDatum(t->roleid);
@@ -188,8 +188,9 @@ put_table(ReturnSetInfo *rsi, const SpeqlTable *t, const char *sql)
 	values[9] = Int64GetDatum(t->n_hits);
 	if (verdict && strcmp(verdict, "exact") == 0)
 		verdict = "fresh";
-	values[10] = verdict ? CStringGetTextDatum(verdict) : (Datum) 0;
-	nulls[10] = verdict == NULL;
+	values[10] = Float8GetDatum(t->saved_ms);
+	values[11] = verdict ? CStringGetTextDatum(verdict) : (Datum) 0;
+	nulls[11] = verdict == NULL;
 	tuplestore_putvalues(rsi->setResult, rsi->setDesc, values, nulls);
 }
 

@@ -73,6 +73,7 @@ export class Grid {
   private widths: number[] = [];
   private at = { row: 0, column: 0 };
   private asked = 0;
+  private scrolling = 0;
 
   constructor(parent: HTMLElement, label: string, private open: (text: string) => void) {
     this.box.className = "grid";
@@ -87,7 +88,7 @@ export class Grid {
     this.box.append(this.head, this.space);
     this.box.hidden = true;
     parent.append(this.box);
-    this.box.addEventListener("scroll", () => this.draw(), { passive: true });
+    this.box.addEventListener("scroll", () => this.scrolled(), { passive: true });
     this.box.addEventListener("keydown", (e) => this.key(e));
     this.box.addEventListener("click", (e) => this.click(e));
     this.box.addEventListener("dblclick", () => this.show());
@@ -116,6 +117,12 @@ export class Grid {
       this.space.style.height = `${Math.max(1, this.height())}px`;
       this.draw();
     });
+  }
+
+  // However many events a frame has, it is drawn once.
+  private scrolled(): void {
+    if (this.scrolling) return;
+    this.scrolling = requestAnimationFrame(() => { this.scrolling = 0; this.draw(); });
   }
 
   refreshHead(): void { this.widths = []; this.grown(); }
@@ -160,15 +167,18 @@ export class Grid {
   }
 
   private draw(): void {
-    const top = Math.max(0, this.top()), first = Math.max(0, Math.floor(top) - 4);
+    // All that is measured comes first: a read after a write would lay the page out anew for each row.
+    const scrolled = this.box.scrollTop, top = Math.max(0, this.top()), first = Math.max(0, Math.floor(top) - 4);
     const last = Math.min(this.rows.length, Math.ceil(top + this.box.clientHeight / ROW) + 4);
+    const fresh = document.createDocumentFragment();
     for (const [i, element] of this.drawn)
       if (i < first || i >= last) { element.remove(); this.drawn.delete(i); }
     for (let i = first; i < last; i++) {
       let element = this.drawn.get(i);
-      if (!element) { element = this.line(i); this.drawn.set(i, element); this.space.append(element); }
-      element.style.top = `${this.box.scrollTop + (i - top) * ROW}px`;
+      if (!element) { element = this.line(i); this.drawn.set(i, element); fresh.append(element); }
+      element.style.transform = `translateY(${scrolled + (i - top) * ROW}px)`;
     }
+    this.space.append(fresh);
     this.mark();
   }
 

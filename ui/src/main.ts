@@ -8,13 +8,13 @@ import { repairView } from "./repair";
 import { duration, Speculation, times, type Table } from "./speculation";
 
 const CHARS_MAX = 160_000_000; // of a result's text; what comes after is not fetched
-const MODEL_CALL = /\bprepack\s*\.\s*(generate|generate_json|classify\w*|is_true|score|extract|summari[sz]e|embed|similarity|relevance|rank|translate|answer)\s*\(/i;
+const MODEL_CALL = /\bprepack\s*\.\s*(generate|generate_json|stream|classify\w*|is_true|score|extract|embed|similarity|relevance|rank|log_likelihood)\s*\(/i;
 
 const by = <T extends HTMLElement = HTMLElement>(id: string): T => document.getElementById(id) as T;
 const view = by<HTMLSelectElement>("view"), chartKind = by<HTMLSelectElement>("chart-kind");
 
 let rows = new Rows([]);
-let running: { from: number; sql: string; before: Map<string, number> } | null = null;
+let running: { from: number; sql: string; before: Map<string, Table> } | null = null;
 let timer = 0, pid = 0, estimateTimer = 0, failed = false;
 
 const showCell = (text: string): void => { by("cell").querySelector("pre")!.textContent = text; by<HTMLDialogElement>("cell").showModal(); };
@@ -121,7 +121,7 @@ async function run(): Promise<void> {
   by("messages").replaceChildren();
   by("origin").textContent = "running…";
   failed = false;
-  running = { from, sql: text, before: new Map((await hits()).map((t) => [t.id, t.hits])) };
+  running = { from, sql: text, before: new Map((await hits()).map((t) => [t.id, t])) };
   rows = new Rows([]);
   grid.set(rows);
   if (!bridge.run(text)) { finished(); return; }
@@ -150,16 +150,18 @@ function finished(): void {
 
 // Where the answer came from and what it cost.
 async function origin(ms: number, firstMs: number, transaction: string): Promise<void> {
-  const was = running, before = was?.before ?? new Map<string, number>();
+  const was = running, before = was?.before ?? new Map<string, Table>();
   const parts = [failed ? `failed after ${duration(ms)}` : duration(ms)];
   if (rows.columns.length > 0) parts.push(`${rows.length.toLocaleString("en")} rows`);
   if (ms > 200 && rows.length > 0) parts.push(`first row after ${duration(firstMs)}`);
   const line = () => { by("origin").textContent = parts.join("; ") + (transaction === "idle" ? "" : `; transaction ${transaction}`); };
   line();
   if (failed || !speculation.on || !was || !/^\s*(select|with|values|table)\b/i.test(was.sql)) return;
-  const used = (await hits()).filter((t) => t.hits > (before.get(t.id) ?? 0));
+  const used = (await hits()).filter((t) => t.hits > (before.get(t.id)?.hits ?? 0));
   if (used.length > 0) {
-    parts.push(`would have taken about ${duration(Math.max(...used.map((t) => t.builtMs)))}`);
+    // What the server thinks that its tables saved this query, from costs and from what building took.
+    const saved = used.reduce((sum, t) => sum + t.savedMs - (was.before.get(t.id)?.savedMs ?? 0), 0);
+    parts.push(`would have taken about ${duration(ms + saved)}`);
     parts.push(`from ${used.map((t) => `table ${t.id}, ${duration(t.ageMs)} old`).join(" and ")}`);
   } else {
     const why = await bridge.ask("SELECT DISTINCT reason FROM prepack.explain_match($1) WHERE NOT usable LIMIT 1", was.sql).catch(() => []);

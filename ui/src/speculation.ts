@@ -11,7 +11,7 @@ const by = <T extends HTMLElement>(id: string): T => document.getElementById(id)
 export const bytes = (n: number): string => n < 1024 ? `${n} B` : n < 1 << 20 ? `${(n / 1024).toFixed(0)} kB` : `${(n / (1 << 20)).toFixed(1)} MB`;
 export const duration = (ms: number): string => ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(1)} s`;
 
-export interface Table { id: string; state: string; kind: string; definition: string; rows: number; bytes: number; builtMs: number; ageMs: number; hits: number; reason: string }
+export interface Table { id: string; state: string; kind: string; definition: string; rows: number; bytes: number; builtMs: number; ageMs: number; hits: number; savedMs: number; reason: string }
 
 interface Fed { text: string; cursor: number }
 
@@ -145,10 +145,10 @@ export class Speculation {
   // The speculative tables that the role sees.
   async tables(): Promise<Table[]> {
     const rows = await this.bridge.ask(
-      "SELECT id, state, kind, definition, rows, bytes, built_ms, 1000 * extract(epoch FROM age), hits, reason FROM prepack.speculation_tables ORDER BY id DESC LIMIT 50");
+      "SELECT id, state, kind, definition, rows, bytes, built_ms, 1000 * extract(epoch FROM age), hits, saved_ms, reason FROM prepack.speculation_tables ORDER BY id DESC LIMIT 50");
     return rows.map((r) => {
-      const [id, state, kind, definition, n, size, built, age, hits, reason] = r.map(cellText);
-      return { id, state, kind, definition, rows: Number(n), bytes: Number(size), builtMs: Number(built), ageMs: Number(age), hits: Number(hits), reason };
+      const [id, state, kind, definition, n, size, built, age, hits, saved, reason] = r.map(cellText);
+      return { id, state, kind, definition, rows: Number(n), bytes: Number(size), builtMs: Number(built), ageMs: Number(age), hits: Number(hits), savedMs: Number(saved), reason };
     });
   }
 
