@@ -40,9 +40,16 @@ SELECT * FROM prepack.repair_sql('SELCT c_name form customer WEHRE c_id > 1 gruo
 SELECT * FROM prepack.repair_sql('SELECT c_name FROM customer formal');
 SELECT * FROM prepack.repair_sql('SELECT x_nothing, c_id FROM customer WHERE c_id > 1');
 
+-- … but not what may be a column of the surroundings, another number, or a WITH item
+SELECT * FROM prepack.repair_sql('SELECT o_id FROM orders WHERE EXISTS (SELECT 1 FROM customer WHERE c_id = o_id AND ');
+SELECT * FROM prepack.repair_sql('SELECT ord1.o_id, ord2.o_id FROM orders ord1 WHERE');
+SELECT block, sql FROM prepack.repair_sql('WITH RECURSIVE customers AS (SELECT 1 AS c_id UNION ALL
+    SELECT c_id FROM customers WHERE c_id < 3)') OFFSET 2;
+
 -- Calls that lack arguments yet
 SELECT * FROM prepack.repair_sql('SELECT regexp_replace(c_name, ''a'', ');
 SELECT * FROM prepack.repair_sql('SELECT c_id, repair.no_such(c_name) FROM customer');
+SELECT * FROM prepack.repair_sql('SELECT c_id, c_name + (c_id');
 
 -- Aliases that nothing bears yet: the one table that has what is taken from them
 SELECT * FROM prepack.repair_sql('SELECT k.c_name, k.c_id');

@@ -122,8 +122,8 @@ extern bool speql_dangles(const SpeqlTokens *t, int k);
 
 /* ---- names (speql_catalog.c) ------------------------------------------------------------- */
 
-/* The text with a name completed, or with the table that owns it joined along a foreign key. */
-extern char *speql_resolve(const SpeqlTokens *t, int k, int sqlstate, bool add_tables,
+/* The text with a name completed or corrected, or with the table that owns it joined along a foreign key. */
+extern char *speql_resolve(const SpeqlTokens *t, int k, int sqlstate, SpeqlBlockKind kind,
                            char **change);
 
 /* ---- slips of the finger (speql_spell.c) ------------------------------------------------- */
@@ -131,7 +131,7 @@ extern char *speql_resolve(const SpeqlTokens *t, int k, int sqlstate, bool add_t
 /* How many slips a word of some length is allowed. */
 extern int speql_slips(int len);
 
-/* The slips between two words: a letter left out, put in, mistaken, or two swapped. */
+/* The slips between two words: letters left out, put in, mistaken or swapped; never digits. */
 extern int speql_distance(const char *a, const char *b);
 
 /* The next keyword after `last` that is a slip away from the word at a token; KW_NONE: no more. */

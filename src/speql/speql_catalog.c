@@ -368,10 +368,11 @@ resolve_column(const SpeqlTokens *t, int k, int from, List *scope, bool add_tabl
 		search_relations(&s, true);
 	if (s.n_found == 1)
 		return add_relation(t, k, from, scope, s.relid, get_rel_name(s.relid), change);
-	if (!is_last(t, k))
-		return mend_column(t, k, scope, change);
+	/* A block that may read its surroundings may mean one of their columns. */
 	if (s.n_found > 1 || !add_tables)
 		return NULL;
+	if (!is_last(t, k))
+		return mend_column(t, k, scope, change);
 	s = search_for(s.name, NAME_PREFIX);
 	search_relations(&s, true);
 	return take_find(t, k, &s, change);
@@ -400,9 +401,11 @@ resolve_alias(const SpeqlTokens *t, int k, int from, List *scope, bool add_table
 
 	if (add_tables && OidIsValid(relid))
 		return add_relation(t, k, from, scope, relid, s.name, change);
+	if (!add_tables)
+		return NULL;
 	foreach (lc, scope)
 		compare_name(&s, ((ScopeEntry *) lfirst(lc))->relid, ((ScopeEntry *) lfirst(lc))->ref);
-	if (s.n_found > 0 || !add_tables)
+	if (s.n_found > 0)
 		return take_find(t, k, &s, change);
 	s = search_for(s.name, NAME_EXACT);
 	s.columns = columns_taken(t, s.name);
@@ -427,14 +430,28 @@ resolve_qualified(const SpeqlTokens *t, int k, List *scope, char **change)
 	return NULL;
 }
 
+/* True for the name of a WITH item of the text; where it is not known it is no slip either. */
+static bool
+is_with_item(const SpeqlTokens *t, const char *name)
+{
+	for (int k = 1; k + 1 < t->n; k++)
+		if (is_name(t, k) && strcmp(identifier(t, k), name) == 0 &&
+		    (t->tok[k + 1].keyword == KW_AS || t->tok[k + 1].punct == '(') &&
+		    (t->tok[k - 1].keyword == KW_WITH || t->tok[k - 1].keyword == KW_RECURSIVE ||
+		     t->tok[k - 1].punct == ','))
+			return true;
+	return false;
+}
+
 /* Looks names up in the catalog, as far as the current role may see them. */
 char *
-speql_resolve(const SpeqlTokens *t, int k, int sqlstate, bool add_tables, char **change)
+speql_resolve(const SpeqlTokens *t, int k, int sqlstate, SpeqlBlockKind kind, char **change)
 {
 	int from = speql_clause(t, speql_level(t, k), KW_FROM, k);
 	bool from_item = k > 0 && from >= 0 && k > from && sqlstate == ERRCODE_UNDEFINED_TABLE &&
 	                 (t->tok[k - 1].keyword == KW_FROM || t->tok[k - 1].keyword == KW_JOIN ||
 	                  t->tok[k - 1].punct == ',');
+	bool add_tables = kind != SPEQL_SUBQUERY;
 	bool qualified = k + 2 < t->n && t->tok[k + 1].punct == '.';
 	List *scope;
 
@@ -444,7 +461,8 @@ speql_resolve(const SpeqlTokens *t, int k, int sqlstate, bool add_tables, char *
 	{
 		NameSearch s = search_for(identifier(t, k), is_last(t, k) ? NAME_PREFIX : NAME_NEAR);
 
-		if (qualified)
+		/* An arm of a recursive WITH item does not see the item's name in its own text. */
+		if (qualified || (s.match == NAME_NEAR && (kind != SPEQL_MAIN || is_with_item(t, s.name))))
 			return NULL;
 		search_relations(&s, false);
 		return take_find(t, k, &s, change);

@@ -61,7 +61,7 @@ strip(const char *text, SpeqlRepair *r)
  * taken for an alias first); only if the grammar then gets further.
  */
 static char *
-fix_keyword(const SpeqlTokens *t, int k, const SpeqlCheck *check, SpeqlRepair *r)
+fix_keyword(const SpeqlTokens *t, int k, const SpeqlCheck *check, int64 *budget, SpeqlRepair *r)
 {
 	for (int i = k; i >= 0 && i >= k - 1; i--)
 		for (SpeqlKeyword near = speql_near_keyword(t, i, KW_NONE); near != KW_NONE;
@@ -72,6 +72,7 @@ fix_keyword(const SpeqlTokens *t, int k, const SpeqlCheck *check, SpeqlRepair *r
 			SpeqlCheck after;
 
 			r->n_checks++;
+			*budget -= strlen(next);
 			speql_check(next, &after);
 			if (after.parses || after.position < 0 || after.position > check->position + 1)
 			{
@@ -84,7 +85,8 @@ fix_keyword(const SpeqlTokens *t, int k, const SpeqlCheck *check, SpeqlRepair *r
 
 /* Mends a syntax error at token k (t->n: at the end). */
 static char *
-fix_syntax(const SpeqlTokens *t, int k, const SpeqlCheck *check, Progress *p, SpeqlRepair *r)
+fix_syntax(const SpeqlTokens *t, int k, const SpeqlCheck *check, int64 *budget, Progress *p,
+           SpeqlRepair *r)
 {
 	char *next;
 
@@ -93,7 +95,7 @@ fix_syntax(const SpeqlTokens *t, int k, const SpeqlCheck *check, Progress *p, Sp
 		note(r, "trimmed");
 		return speql_drop_tail(t, 1);
 	}
-	next = fix_keyword(t, k, check, r);
+	next = fix_keyword(t, k, check, budget, r);
 	if (next)
 		return next;
 	next = p->added < MAX_ADDITIONS ? speql_add_alias(t, k) : NULL;
@@ -137,6 +139,9 @@ unwrap_call(const SpeqlTokens *t, int k, int typed)
 {
 	int open = k + 1, match;
 
+	if (t->tok[k].kind != TOK_WORD && t->tok[k].kind != TOK_QUOTED)
+		return NULL; /* an operator */
+
 	while (open + 1 < t->n && t->tok[open].punct == '.')
 		open += 2;
 	if (open >= t->n || t->tok[open].punct != '(')
@@ -152,7 +157,7 @@ unwrap_call(const SpeqlTokens *t, int k, int typed)
  * can be put behind them; NULL: nothing to change at the place of the error.
  */
 static char *
-fix_analysis(const SpeqlCheck *check, int typed, bool add_tables, Progress *p, SpeqlRepair *r)
+fix_analysis(const SpeqlCheck *check, int typed, SpeqlBlockKind kind, Progress *p, SpeqlRepair *r)
 {
 	SpeqlTokens *t = speql_lex(r->sql, strlen(r->sql));
 	int k = check->position < 0 ? -1 : speql_token_at(t, check->position);
@@ -179,7 +184,7 @@ fix_analysis(const SpeqlCheck *check, int typed, bool add_tables, Progress *p, S
 			change = "unfinished call reduced to its arguments";
 		}
 		else if (sqlstate == ERRCODE_UNDEFINED_COLUMN || sqlstate == ERRCODE_UNDEFINED_TABLE)
-			next = speql_resolve(t, k, sqlstate, add_tables, &change);
+			next = speql_resolve(t, k, sqlstate, kind, &change);
 		if (next)
 		{
 			p->added++;
@@ -195,7 +200,8 @@ fix_analysis(const SpeqlCheck *check, int typed, bool add_tables, Progress *p, S
 
 /* The change that an error asks for, or NULL. */
 static char *
-fix(const SpeqlTokens *t, const SpeqlCheck *check, bool add_tables, Progress *p, SpeqlRepair *r)
+fix(const SpeqlTokens *t, const SpeqlCheck *check, SpeqlBlockKind kind, int64 *budget, Progress *p,
+    SpeqlRepair *r)
 {
 	int k = check->position < 0 ? t->n : speql_token_at(t, check->position);
 	char *next;
@@ -203,9 +209,9 @@ fix(const SpeqlTokens *t, const SpeqlCheck *check, bool add_tables, Progress *p,
 	if (check->sqlstate == ERRCODE_READ_ONLY_SQL_TRANSACTION)
 		return fix_read_only(t, r);
 	if (!check->parses)
-		return fix_syntax(t, k, check, p, r);
-	next = fix_analysis(check, t->len, add_tables, p, r);
-	return next ? next : fix_syntax(t, t->n, check, p, r);
+		return fix_syntax(t, k, check, budget, p, r);
+	next = fix_analysis(check, t->len, kind, p, r);
+	return next ? next : fix_syntax(t, t->n, check, budget, p, r);
 }
 
 /*
@@ -265,6 +271,6 @@ speql_repair(const char *text, SpeqlBlockKind kind, int64 *budget, SpeqlRepair *
 			r->cross = check.cross;
 			return;
 		}
-		body = fix(t, &check, kind != SPEQL_SUBQUERY, &p, r);
+		body = fix(t, &check, kind, budget, &p, r);
 	}
 }

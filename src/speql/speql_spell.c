@@ -10,6 +10,21 @@ speql_slips(int len)
 	return len < 4 ? 0 : len < 8 ? 1 : 2;
 }
 
+/* True when two words have the same digits in the same order: addr1 is no slip of addr2. */
+static bool
+same_digits(const char *a, const char *b)
+{
+	for (;;)
+	{
+		a += strcspn(a, "0123456789");
+		b += strcspn(b, "0123456789");
+		if (*a != *b || *a == '\0')
+			return *a == *b;
+		a++;
+		b++;
+	}
+}
+
 /*
  * Letters that were left out, put in, mistaken or swapped with their neighbour between two words
  * (optimal string alignment: Damerau 1964 without editing a swapped pair again).
@@ -20,8 +35,8 @@ speql_distance(const char *a, const char *b)
 	int n = (int) strlen(a), m = (int) strlen(b);
 	int rows[3][NAMEDATALEN + 1];
 
-	if (n > NAMEDATALEN || m > NAMEDATALEN)
-		return Max(n, m);
+	if (n > NAMEDATALEN || m > NAMEDATALEN || !same_digits(a, b))
+		return Max(Max(n, m), NAMEDATALEN);
 	for (int j = 0; j <= m; j++)
 		rows[0][j] = j;
 	for (int i = 1; i <= n; i++)

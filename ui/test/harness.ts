@@ -110,7 +110,9 @@ export async function openPage(studio: Studio, width = 1280, height = 720, dark 
   page.on("pageerror", (e) => page.faults.push(String(e)));
   page.on("console", (m) => { if (m.type() === "error" && !m.text().includes("WebSocket")) page.faults.push(m.text()); });
   await page.goto(await studio.link());
-  await page.waitForFunction(() => !(document.getElementById("run") as HTMLButtonElement).disabled || !document.getElementById("login")!.hidden);
+  // Not waitForFunction: it may evaluate a string, which the content policy forbids.
+  await until("the page is ready", () => page.evaluate(() =>
+    !(document.getElementById("run") as HTMLButtonElement).disabled || !document.getElementById("login")!.hidden));
   return page;
 }
 
