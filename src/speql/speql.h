@@ -122,7 +122,7 @@ extern bool speql_dangles(const SpeqlTokens *t, int k);
 
 /* ---- names (speql_catalog.c) ------------------------------------------------------------- */
 
-/* The text with a name completed or corrected, or with the table that owns it joined along a foreign key. */
+/* The text with a name completed or corrected, or with its table joined along a foreign key. */
 extern char *speql_resolve(const SpeqlTokens *t, int k, int sqlstate, SpeqlBlockKind kind,
                            char **change);
 
