@@ -73,6 +73,7 @@ typedef struct Work
 	SpeqlRepair repair;
 	SpeqlPreview preview;
 	bool runs;    /* valid, joined, free of side effects */
+	bool whole;   /* its repair kept all of it */
 	bool grouped; /* more conditions would change the rows that are left */
 } Work;
 
@@ -217,7 +218,7 @@ same_token(const SpeqlTokens *a, int i, const SpeqlTokens *b, int k)
  * what was made of the repaired text is of use. The WITH items before the block do not count.
  */
 static char *
-anchor_of(const SpeqlBlocks *b, const Work *w)
+anchor_of(const SpeqlBlocks *b, Work *w)
 {
 	SpeqlTokens *typed = speql_lex(w->text, strlen(w->text));
 	SpeqlTokens *repaired = w->repair.sql ? speql_lex(w->repair.sql, strlen(w->repair.sql)) : typed;
@@ -226,6 +227,7 @@ anchor_of(const SpeqlBlocks *b, const Work *w)
 	while (n < typed->n && n < repaired->n && same_token(typed, n, repaired, n))
 		n++;
 	own = Max(own, 0);
+	w->whole = n == typed->n;
 	if (n <= own)
 		return pstrdup("");
 	return pnstrdup(w->text + typed->tok[own].start, typed->tok[n - 1].end - typed->tok[own].start);
@@ -329,7 +331,7 @@ preview(Speculator *s, Work *w, double expected_ms)
 	TimestampTz start = GetCurrentTimestamp();
 	bool good;
 
-	if (speql_feed_anchor(s->session, w->anchor, w->grouped))
+	if (speql_feed_anchor(s->session, w->anchor, w->whole && w->grouped))
 	{
 		good = run_step(s, step_preview, &step, pp_speculation_statement_timeout, NULL);
 		log_if_slow(good ? "preview" : "failed preview", start, w->repair.sql);
@@ -507,7 +509,7 @@ build(Speculator *s, Work *w, int superset, bool *none)
 	TimestampTz start = GetCurrentTimestamp();
 	bool good;
 
-	if (!speql_feed_anchor(s->session, w->anchor, w->grouped || superset > 0))
+	if (!speql_feed_anchor(s->session, w->anchor, w->whole && (w->grouped || superset > 0)))
 		return false;
 	good = run_step(s, step_build, &step, pp_speculation_statement_timeout, NULL);
 	*none = step.none;
