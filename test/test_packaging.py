@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,6 +103,33 @@ class Image(unittest.TestCase):
 
     def test_does_not_run_as_root(self):
         self.assertLess(self.TEXT.index("USER postgres"), self.TEXT.index("ENTRYPOINT"))
+
+
+class InstallDeps(unittest.TestCase):
+    """The script with stand-ins for the package tools: no package is installed, what is asked for is printed."""
+
+    def asked(self, *commands):
+        """The packages asked for where only these commands are there."""
+        with tempfile.TemporaryDirectory() as folder:
+            fakes = {"apt-cache": "", "dpkg-query": "", "apt-get": '[ "$1" != install ] || echo "$@" >&2',
+                     "sudo": '"$@"', **dict.fromkeys(commands, "")}
+            for name, text in fakes.items():
+                path = pathlib.Path(folder) / name
+                path.write_text(f"#!/bin/sh\n{text}\n")
+                path.chmod(0o755)
+            for tool in ("sh", "sed", "head", "grep", "id"):
+                (pathlib.Path(folder) / tool).symlink_to(shutil.which(tool))
+            done = subprocess.run(["sh", ROOT / "scripts/install-deps", "ui"], env={"PATH": folder},
+                                  capture_output=True, text=True, check=True)
+            return done.stderr.split()
+
+    def test_bare_machine_gets_node(self):
+        self.assertLessEqual({"nodejs", "npm", "chromium"}, set(self.asked()))
+
+    def test_node_from_elsewhere_stays_alone(self):
+        asked = self.asked("node", "npm")
+        self.assertIn("chromium", asked)
+        self.assertFalse({"nodejs", "npm"} & set(asked))
 
 
 class EntryPoint(unittest.TestCase):
