@@ -550,13 +550,38 @@ llm_forward_states(llm_workspace *ws, const uint32_t *rows, uint32_t n_rows, flo
 	return forward_check(ws, result, err);
 }
 
-/* Fetches whole rows of logits, a block at a time. */
-llm_status
-llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float *out,
-                   llm_error *err)
+/* What is wanted of the head's rows: out[n_rows, n_vocab], or else of every row its top k. */
+typedef struct head_wanted
+{
+	float *out; /* NULL: top */
+	pp_top *top;
+	uint32_t k;
+	float scale;
+} head_wanted;
+
+/* Fetches what is wanted of n rows whose logits were just made; i of the call's rows came before.
+ */
+static pp_result
+fetch_wanted(llm_workspace *ws, const head_wanted *want, uint32_t i, uint32_t n)
 {
 	pp_backend *be = ws->m->be;
-	size_t n_vocab = ws->m->arch.n_vocab;
+	uint32_t n_vocab = ws->m->arch.n_vocab;
+	pp_result result;
+
+	if (want->out != NULL)
+		return be->ops->download(be, want->out + (size_t) i * n_vocab, ws->logits,
+		                         (size_t) n * n_vocab * sizeof(float));
+	result = be->ops->top(be, ws->top, ws->logits, n, n_vocab, want->k, want->scale);
+	if (result == PP_OK)
+		result = be->ops->download(be, want->top + i, ws->top, n * sizeof(*ws->top));
+	return result;
+}
+
+/* Runs the head over rows that follow each other, a block at a time. */
+static llm_status
+head_rows(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, const head_wanted *want,
+          llm_error *err)
+{
 	pp_result result = PP_OK;
 
 	if (ws->m->head == NULL)
@@ -570,10 +595,19 @@ llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float
 
 		result = head_logits(ws, act_at(ws, ws->rows, first_row + i), n);
 		if (result == PP_OK)
-			result =
-			    be->ops->download(be, out + i * n_vocab, ws->logits, n * n_vocab * sizeof(float));
+			result = fetch_wanted(ws, want, i, n);
 	}
 	return forward_check(ws, result, err);
+}
+
+/* Fetches whole rows of logits. */
+llm_status
+llm_forward_logits(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, float *out,
+                   llm_error *err)
+{
+	const head_wanted want = {.out = out};
+
+	return head_rows(ws, first_row, n_rows, &want, err);
 }
 
 /* The k highest logits of rows, and their sums of weights; see the header. */
@@ -581,25 +615,9 @@ llm_status
 llm_forward_top(llm_workspace *ws, uint32_t first_row, uint32_t n_rows, uint32_t k, float scale,
                 pp_top *out, llm_error *err)
 {
-	pp_backend *be = ws->m->be;
-	pp_result result = PP_OK;
+	const head_wanted want = {.top = out, .k = k, .scale = scale};
 
-	if (ws->m->head == NULL)
-		return llm_fail(err, LLM_E_UNSUPPORTED, "%s generates nothing", ws->m->arch.name);
-	if (!pp_range_ok(first_row, n_rows, ws->n_rows))
-		return llm_fail(err, LLM_E_RANGE, "rows %u to %u were not computed", first_row,
-		                first_row + n_rows);
-	for (uint32_t i = 0; result == PP_OK && i < n_rows; i += ws->max_logit_rows)
-	{
-		uint32_t n = n_rows - i < ws->max_logit_rows ? n_rows - i : ws->max_logit_rows;
-
-		result = head_logits(ws, act_at(ws, ws->rows, first_row + i), n);
-		if (result == PP_OK)
-			result = be->ops->top(be, ws->top, ws->logits, n, ws->m->arch.n_vocab, k, scale);
-		if (result == PP_OK)
-			result = be->ops->download(be, out + i, ws->top, n * sizeof(*out));
-	}
-	return forward_check(ws, result, err);
+	return head_rows(ws, first_row, n_rows, &want, err);
 }
 
 /* One block of rows, already gathered in rows2: chosen columns, and the log-sum-exp when asked for.
