@@ -217,150 +217,209 @@ typedef struct pp_mlp
 	bool gated;
 } pp_mlp;
 
-/* The table. Every entry but mlp is present in every backend. */
+/*
+ * Memory. alloc returns NULL when exhausted; release takes what it gave. upload and download copy
+ * bytes, and the caller keeps within the allocation.
+ */
+typedef void *(*pp_alloc_fn)(pp_backend *be, size_t bytes);
+typedef void (*pp_release_fn)(pp_backend *be, void *dev);
+typedef pp_result (*pp_upload_fn)(pp_backend *be, void *dev_dst, const void *src, size_t bytes);
+typedef pp_result (*pp_download_fn)(pp_backend *be, void *dst, const void *dev_src, size_t bytes);
+typedef pp_result (*pp_sync_fn)(pp_backend *be);
+typedef void (*pp_memory_info_fn)(pp_backend *be, pp_memory_info *info);
+/* Frees the backend; matrices and memory must have been freed before. */
+typedef void (*pp_destroy_fn)(pp_backend *be);
+/* dst[n] = activations as floats. */
+typedef pp_result (*pp_download_act_fn)(pp_backend *be, float *dst, const pp_act *dev_src,
+                                        size_t n);
+/* out[n] = x[n] as activations. */
+typedef pp_result (*pp_narrow_fn)(pp_backend *be, pp_act *dev_out, const float *dev_x, size_t n);
+
+/*
+ * A pass: the ops of one walk over the layers, which get these very arrays as arguments. A device
+ * uploads them once, may record the ops at their first call, and set *replayed at a later pass of
+ * the same shape: it has then run the recording, and the caller skips the ops.
+ */
+typedef pp_result (*pp_pass_begin_fn)(pp_backend *be, const pp_pass *pass, bool *replayed);
+typedef pp_result (*pp_pass_end_fn)(pp_backend *be);
+
+/* Prepares stacked parts as one [Σ n_rows, n_cols] matrix; NULL with be->message when it cannot. */
+typedef pp_matrix *(*pp_matrix_create_fn)(pp_backend *be, const pp_matrix_part *parts,
+                                          uint32_t n_parts, uint32_t n_cols,
+                                          pp_precision precision);
+typedef void (*pp_matrix_destroy_fn)(pp_backend *be, pp_matrix *m);
+
+/*
+ * out[T, d] = table row ids[t] · scale. ids are valid. A table made with PP_PREC_NATIVE reads its
+ * parts' memory, which must stay mapped.
+ */
+typedef pp_result (*pp_embed_fn)(pp_backend *be, float *dev_out, const pp_matrix *table,
+                                 const int32_t *ids, uint32_t n_tokens, float scale);
+/* x[T, d] += table[idx[t], d]; a float table on the device (learned positions, token types). */
+typedef pp_result (*pp_add_rows_fn)(pp_backend *be, float *dev_x, const float *dev_table,
+                                    const uint32_t *idx, uint32_t n_tokens, uint32_t d);
+
+/*
+ * out[T, d] = norm(x) · w (+ b). When add != NULL, first x += add, written back to x (fused
+ * residual). x may be NULL: out = norm(add), which may be out. w, b: device float [d], b may be
+ * NULL. plus_one: the weight is stored as w − 1 (Gemma in safetensors). norm_post is the same, and
+ * the norm takes the place of x: the stream of models with norms behind blocks.
+ */
+typedef pp_result (*pp_norm_fn)(pp_backend *be, pp_act *dev_out, float *dev_x,
+                                const pp_act *dev_add, const float *dev_w, const float *dev_b,
+                                uint32_t n_tokens, uint32_t d, float eps, pp_norm_kind kind,
+                                bool plus_one);
+/*
+ * out[r] = norm(x[rows[r]] + add[rows[r]]): the rows that are wanted, in ascending order. What x
+ * then holds in them is undefined.
+ */
+typedef pp_result (*pp_norm_rows_fn)(pp_backend *be, pp_act *dev_out, float *dev_x,
+                                     const pp_act *dev_add, const float *dev_w, const float *dev_b,
+                                     const uint32_t *rows, uint32_t n_rows, uint32_t d, float eps,
+                                     pp_norm_kind kind, bool plus_one);
+/* x[T, d] += y[T, d]. */
+typedef pp_result (*pp_add_fn)(pp_backend *be, float *dev_x, const pp_act *dev_y, uint32_t n_tokens,
+                               uint32_t d);
+
+/* out[T, n_rows(W)] = x[T, n_cols(W)] Wᵀ (+ bias[n_rows] when not NULL). */
+typedef pp_result (*pp_matmul_fn)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x,
+                                  const pp_matrix *w, const float *dev_bias, uint32_t n_tokens);
+/* The same in float: what leaves the model (logits). */
+typedef pp_result (*pp_matmul_float_fn)(pp_backend *be, float *dev_out, const pp_act *dev_x,
+                                        const pp_matrix *w, const float *dev_bias,
+                                        uint32_t n_tokens);
+/*
+ * Label columns: out[r, c] = x[r] · W[cols[c]] for the n_cols rows of W listed in cols; the values
+ * have the very bits that matmul_float gives at those columns.
+ */
+typedef pp_result (*pp_matmul_columns_fn)(pp_backend *be, float *dev_out, const pp_act *dev_x,
+                                          const pp_matrix *w, const uint32_t *cols, uint32_t n_cols,
+                                          uint32_t n_rows);
+/* out[r, d] = x[rows[r], d]. */
+typedef pp_result (*pp_gather_fn)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x,
+                                  const uint32_t *rows, uint32_t n_rows, uint32_t d);
+
+/*
+ * out[T, F] = act(x[T, 0:F]) · x[T, F:2F] when gated, else act(x[T, F]); out may be x when not
+ * gated.
+ */
+typedef pp_result (*pp_activate_fn)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x,
+                                    uint32_t n_tokens, uint32_t f, pp_act_kind act, bool gated);
+/*
+ * matmul, activate and matmul in one, with their very bits, for backends that gain by it; NULL in
+ * others.
+ */
+typedef pp_result (*pp_mlp_fn)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x,
+                               const pp_mlp *mlp, uint32_t n_tokens);
+/* x[n] = cap · tanh(x / cap). */
+typedef pp_result (*pp_softcap_fn)(pp_backend *be, float *dev_x, size_t n, float cap);
+
+/*
+ * Splits qkv[T, (H + 2 Hkv) · Dh] and prepares attention: optional RMSNorm of each q and k head
+ * (q_norm, k_norm: device [Dh] or NULL, eps, plus_one; Qwen3, Gemma 3), RoPE at pos[t], then q →
+ * q[T, H · Dh], k and v → KV slots of their segments in the given layer (causal), or → k[T,
+ * Hkv·Dh], v[T, Hkv·Dh] in scratch (not causal).
+ */
+typedef pp_result (*pp_qkv_prepare_fn)(pp_backend *be, pp_act *dev_q, const pp_act *dev_qkv,
+                                       const uint32_t *pos, const pp_segment *segs, uint32_t n_segs,
+                                       uint32_t n_tokens, uint32_t layer, const pp_attn *attn,
+                                       const pp_rope *rope, const float *dev_q_norm,
+                                       const float *dev_k_norm, float eps, bool plus_one);
+/*
+ * out[T, H · Dh] = softmax(scale · q Kᵀ, masked by segment) V; segments as above. Same call after
+ * qkv_prepare.
+ */
+typedef pp_result (*pp_attention_fn)(pp_backend *be, pp_act *dev_out, const pp_act *dev_q,
+                                     const pp_segment *segs, uint32_t n_segs, uint32_t n_tokens,
+                                     uint32_t layer, const pp_attn *attn);
+
+/*
+ * KV pages. kv_create makes one pool for a model: n_pages pages of page_tokens tokens for every
+ * layer (layers may differ in shape: attn[n_layers]). PP_PREC_F32 keeps keys and values in float,
+ * the others in bf16; encoders, which have no pool, go by the precision of their matrices. kv_copy
+ * copies the first n_slots of page src to page dst in all layers (copy on write of a shared tail).
+ * kv_move copies one slot of a sequence, whose pages are given, over another. kv_clear zeroes a
+ * page before another role may own it.
+ */
+typedef uint32_t (*pp_kv_page_tokens_fn)(pp_backend *be);
+typedef uint64_t (*pp_kv_page_bytes_fn)(pp_backend *be, const pp_attn *attn, uint32_t n_layers,
+                                        pp_precision precision);
+typedef pp_result (*pp_kv_create_fn)(pp_backend *be, const pp_attn *attn, uint32_t n_layers,
+                                     uint32_t n_pages, pp_precision precision);
+typedef void (*pp_kv_destroy_fn)(pp_backend *be);
+typedef pp_result (*pp_kv_copy_fn)(pp_backend *be, uint32_t dst_page, uint32_t src_page,
+                                   uint32_t n_slots);
+typedef pp_result (*pp_kv_move_fn)(pp_backend *be, const uint32_t *pages, uint32_t dst_slot,
+                                   uint32_t src_slot);
+typedef pp_result (*pp_kv_clear_fn)(pp_backend *be, uint32_t page);
+
+/*
+ * Pooling of encoders: out[s, d] from x[T, d] of segment s: its first token, the mean of its tokens
+ * in order, or its last token; l2 divides by max(‖·‖₂, 1e-12).
+ */
+typedef pp_result (*pp_pool_fn)(pp_backend *be, float *dev_out, const float *dev_x,
+                                const pp_segment *segs, uint32_t n_segs, uint32_t d, int pooling,
+                                bool l2);
+/* lse[r] = ln Σ_v exp(logits[r, v]), in a fixed order. */
+typedef pp_result (*pp_logsumexp_fn)(pp_backend *be, float *dev_lse, const float *dev_logits,
+                                     uint32_t n_rows, uint32_t n_vocab);
+/*
+ * out[r] = the k (1 … PP_TOP_MAX) highest of logits[r, n_vocab], falling, the lowest id first among
+ * equals. −∞ and NaN never count: n < k says that there are no more. Where scale > 0, sum = Σ
+ * exp((logit − highest) · scale) over the whole row, to 3e-5 of itself; else 0.
+ */
+typedef pp_result (*pp_top_fn)(pp_backend *be, pp_top *dev_out, const float *dev_logits,
+                               uint32_t n_rows, uint32_t n_vocab, uint32_t k, float scale);
+
+/* The table: the ops above, in their order. Every entry but mlp is present in every backend. */
 typedef struct pp_ops
 {
-	/* Memory. alloc returns NULL when exhausted. fill/upload/download are bytes; device offsets are
-	 * the caller's. */
-	void *(*alloc)(pp_backend *be, size_t bytes);
-	void (*release)(pp_backend *be, void *dev);
-	pp_result (*upload)(pp_backend *be, void *dev_dst, const void *src, size_t bytes);
-	pp_result (*download)(pp_backend *be, void *dst, const void *dev_src, size_t bytes);
-	pp_result (*sync)(pp_backend *be);
-	void (*memory_info)(pp_backend *be, pp_memory_info *info);
-	/* Frees the backend; matrices and memory must have been freed before. */
-	void (*destroy)(pp_backend *be);
-	/* dst[n] = activations as floats. */
-	pp_result (*download_act)(pp_backend *be, float *dst, const pp_act *dev_src, size_t n);
-	/* out[n] = x[n] as activations. */
-	pp_result (*narrow)(pp_backend *be, pp_act *dev_out, const float *dev_x, size_t n);
+	pp_alloc_fn alloc;
+	pp_release_fn release;
+	pp_upload_fn upload;
+	pp_download_fn download;
+	pp_sync_fn sync;
+	pp_memory_info_fn memory_info;
+	pp_destroy_fn destroy;
+	pp_download_act_fn download_act;
+	pp_narrow_fn narrow;
 
-	/*
-	 * A pass: the ops of one walk over the layers, which get these very arrays as arguments. A
-	 * device uploads them once, may record the ops at their first call, and set *replayed at a
-	 * later pass of the same shape: it has then run the recording, and the caller skips the ops.
-	 */
-	pp_result (*pass_begin)(pp_backend *be, const pp_pass *pass, bool *replayed);
-	pp_result (*pass_end)(pp_backend *be);
+	pp_pass_begin_fn pass_begin;
+	pp_pass_end_fn pass_end;
 
-	/* Prepares stacked parts as one [Σ n_rows, n_cols] matrix; NULL with be->message when it
-	 * cannot. */
-	pp_matrix *(*matrix_create)(pp_backend *be, const pp_matrix_part *parts, uint32_t n_parts,
-	                            uint32_t n_cols, pp_precision precision);
-	void (*matrix_destroy)(pp_backend *be, pp_matrix *m);
+	pp_matrix_create_fn matrix_create;
+	pp_matrix_destroy_fn matrix_destroy;
+	pp_embed_fn embed;
+	pp_add_rows_fn add_rows;
 
-	/* out[T, d] = table row ids[t] · scale. ids are valid. A table made with PP_PREC_NATIVE reads
-	 * its parts' memory, which must stay mapped. */
-	pp_result (*embed)(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t *ids,
-	                   uint32_t n_tokens, float scale);
-	/* x[T, d] += table[idx[t], d]; a float table on the device (learned positions, token types). */
-	pp_result (*add_rows)(pp_backend *be, float *dev_x, const float *dev_table, const uint32_t *idx,
-	                      uint32_t n_tokens, uint32_t d);
+	pp_norm_fn norm;
+	pp_norm_fn norm_post;
+	pp_norm_rows_fn norm_rows;
+	pp_add_fn add;
 
-	/*
-	 * out[T, d] = norm(x) · w (+ b). When add != NULL, first x += add, written back to x (fused
-	 * residual). x may be NULL: out = norm(add), which may be out. w, b: device float [d], b may be
-	 * NULL. plus_one: the weight is stored as w − 1 (Gemma in safetensors).
-	 */
-	pp_result (*norm)(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
-	                  const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
-	                  float eps, pp_norm_kind kind, bool plus_one);
-	/* The same, and the norm takes the place of x: the stream of models with norms behind blocks.
-	 */
-	pp_result (*norm_post)(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
-	                       const float *dev_w, const float *dev_b, uint32_t n_tokens, uint32_t d,
-	                       float eps, pp_norm_kind kind, bool plus_one);
-	/* out[r] = norm(x[rows[r]] + add[rows[r]]): the rows that are wanted, in ascending order. What
-	 * x then holds in them is undefined. */
-	pp_result (*norm_rows)(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,
-	                       const float *dev_w, const float *dev_b, const uint32_t *rows,
-	                       uint32_t n_rows, uint32_t d, float eps, pp_norm_kind kind,
-	                       bool plus_one);
-	/* x[T, d] += y[T, d]. */
-	pp_result (*add)(pp_backend *be, float *dev_x, const pp_act *dev_y, uint32_t n_tokens,
-	                 uint32_t d);
+	pp_matmul_fn matmul;
+	pp_matmul_float_fn matmul_float;
+	pp_matmul_columns_fn matmul_columns;
+	pp_gather_fn gather;
 
-	/* out[T, n_rows(W)] = x[T, n_cols(W)] Wᵀ (+ bias[n_rows] when not NULL). */
-	pp_result (*matmul)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_matrix *w,
-	                    const float *dev_bias, uint32_t n_tokens);
-	/* The same in float: what leaves the model (logits). */
-	pp_result (*matmul_float)(pp_backend *be, float *dev_out, const pp_act *dev_x,
-	                          const pp_matrix *w, const float *dev_bias, uint32_t n_tokens);
-	/*
-	 * Label columns: out[r, c] = x[r] · W[cols[c]] for the n_cols rows of W listed in cols; the
-	 * values have the very bits that matmul_float gives at those columns.
-	 */
-	pp_result (*matmul_columns)(pp_backend *be, float *dev_out, const pp_act *dev_x,
-	                            const pp_matrix *w, const uint32_t *cols, uint32_t n_cols,
-	                            uint32_t n_rows);
-	/* out[r, d] = x[rows[r], d]. */
-	pp_result (*gather)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const uint32_t *rows,
-	                    uint32_t n_rows, uint32_t d);
+	pp_activate_fn activate;
+	pp_mlp_fn mlp;
+	pp_softcap_fn softcap;
 
-	/* out[T, F] = act(x[T, 0:F]) · x[T, F:2F] when gated, else act(x[T, F]); out may be x when not
-	 * gated. */
-	pp_result (*activate)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, uint32_t n_tokens,
-	                      uint32_t f, pp_act_kind act, bool gated);
-	/*
-	 * matmul, activate and matmul in one, with their very bits, for backends that gain by it; NULL
-	 * in others.
-	 */
-	pp_result (*mlp)(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_mlp *mlp,
-	                 uint32_t n_tokens);
-	/* x[n] = cap · tanh(x / cap). */
-	pp_result (*softcap)(pp_backend *be, float *dev_x, size_t n, float cap);
+	pp_qkv_prepare_fn qkv_prepare;
+	pp_attention_fn attention;
 
-	/*
-	 * Splits qkv[T, (H + 2 Hkv) · Dh] and prepares attention: optional RMSNorm of each q and k head
-	 * (q_norm, k_norm: device [Dh] or NULL, eps, plus_one; Qwen3, Gemma 3), RoPE at pos[t], then q
-	 * → q[T, H · Dh], k and v → KV slots of their segments in the given layer (causal), or → k[T,
-	 * Hkv·Dh], v[T, Hkv·Dh] in scratch (not causal).
-	 */
-	pp_result (*qkv_prepare)(pp_backend *be, pp_act *dev_q, const pp_act *dev_qkv,
-	                         const uint32_t *pos, const pp_segment *segs, uint32_t n_segs,
-	                         uint32_t n_tokens, uint32_t layer, const pp_attn *attn,
-	                         const pp_rope *rope, const float *dev_q_norm, const float *dev_k_norm,
-	                         float eps, bool plus_one);
-	/* out[T, H · Dh] = softmax(scale · q Kᵀ, masked by segment) V; segments as above. Same call
-	 * after qkv_prepare. */
-	pp_result (*attention)(pp_backend *be, pp_act *dev_out, const pp_act *dev_q,
-	                       const pp_segment *segs, uint32_t n_segs, uint32_t n_tokens,
-	                       uint32_t layer, const pp_attn *attn);
+	pp_kv_page_tokens_fn kv_page_tokens;
+	pp_kv_page_bytes_fn kv_page_bytes;
+	pp_kv_create_fn kv_create;
+	pp_kv_destroy_fn kv_destroy;
+	pp_kv_copy_fn kv_copy;
+	pp_kv_move_fn kv_move;
+	pp_kv_clear_fn kv_clear;
 
-	/*
-	 * KV pages. kv_create makes one pool for a model: n_pages pages of page_tokens tokens for every
-	 * layer (layers may differ in shape: attn[n_layers]). PP_PREC_F32 keeps keys and values in
-	 * float, the others in bf16; encoders, which have no pool, go by the precision of their
-	 * matrices. kv_copy copies the first n_slots of page src to page dst in all layers (copy on
-	 * write of a shared tail). kv_clear zeroes a page before another role may own it.
-	 */
-	uint32_t (*kv_page_tokens)(pp_backend *be);
-	uint64_t (*kv_page_bytes)(pp_backend *be, const pp_attn *attn, uint32_t n_layers,
-	                          pp_precision precision);
-	pp_result (*kv_create)(pp_backend *be, const pp_attn *attn, uint32_t n_layers, uint32_t n_pages,
-	                       pp_precision precision);
-	void (*kv_destroy)(pp_backend *be);
-	pp_result (*kv_copy)(pp_backend *be, uint32_t dst_page, uint32_t src_page, uint32_t n_slots);
-	pp_result (*kv_move)(pp_backend *be, const uint32_t *pages, uint32_t dst_slot,
-	                     uint32_t src_slot);
-	pp_result (*kv_clear)(pp_backend *be, uint32_t page);
-
-	/*
-	 * Pooling of encoders: out[s, d] from x[T, d] of segment s: its first token, the mean of its
-	 * tokens in order, or its last token; l2 divides by max(‖·‖₂, 1e-12).
-	 */
-	pp_result (*pool)(pp_backend *be, float *dev_out, const float *dev_x, const pp_segment *segs,
-	                  uint32_t n_segs, uint32_t d, int pooling, bool l2);
-	/* lse[r] = ln Σ_v exp(logits[r, v]), in a fixed order. */
-	pp_result (*logsumexp)(pp_backend *be, float *dev_lse, const float *dev_logits, uint32_t n_rows,
-	                       uint32_t n_vocab);
-	/*
-	 * out[r] = the k (1 … PP_TOP_MAX) highest of logits[r, n_vocab], falling, the lowest id first
-	 * among equals. −∞ and NaN never count: n < k says that there are no more. Where scale > 0, sum
-	 * = Σ exp((logit − highest) · scale) over the whole row, to 3e-5 of itself; else 0.
-	 */
-	pp_result (*top)(pp_backend *be, pp_top *dev_out, const float *dev_logits, uint32_t n_rows,
-	                 uint32_t n_vocab, uint32_t k, float scale);
+	pp_pool_fn pool;
+	pp_logsumexp_fn logsumexp;
+	pp_top_fn top;
 } pp_ops;
 
 /* Pooling kinds of pool(). */
