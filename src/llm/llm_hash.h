@@ -1,5 +1,5 @@
 /*
- * llm_hash.h: a keyed hash of names that come from files.
+ * llm_hash.h: a keyed hash of names that come from files, and a mixer of numbers.
  *
  * Names in model files are chosen by whoever wrote the file. With a fixed hash a file of colliding
  * names would make every index quadratic; SipHash under a key that differs per process does not
@@ -13,6 +13,19 @@
 #include <stdint.h>
 
 uint64_t llm_hash(const void *bytes, size_t n);
+
+/*
+ * Mixes 64 bits one to one, so that every bit reaches every other: splitmix64's finaliser (Steele,
+ * Lea and Flood, OOPSLA 2014, with Stafford's mix 13 for constants). For numbers, not for
+ * names of strangers: it has no key.
+ */
+static inline uint64_t
+llm_mix64(uint64_t z)
+{
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+	return z ^ (z >> 31);
+}
 
 /*
  * An index of n items by name: a table of item numbers with linear probing. Every item starts with

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "llm_alloc.h"
+#include "llm_hash.h"
 
 #define BUCKETS_MIN 64
 
@@ -43,15 +44,6 @@ llm_prefix_deinit(llm_prefix_tree *tree)
 	*tree = (llm_prefix_tree){0};
 }
 
-/* The finaliser of splitmix64: every input bit reaches every output bit. */
-static uint64_t
-mix(uint64_t z)
-{
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-	return z ^ (z >> 31);
-}
-
 /* The hash of a child's key; roots are keyed by their salt. */
 static uint64_t
 key_hash(const llm_prefix_node *parent, const llm_salt *salt, int32_t token)
@@ -59,9 +51,9 @@ key_hash(const llm_prefix_node *parent, const llm_salt *salt, int32_t token)
 	uint64_t words[2];
 
 	if (parent != NULL)
-		return mix(parent->serial + mix((uint32_t) token + 1u));
+		return llm_mix64(parent->serial + llm_mix64((uint32_t) token + 1u));
 	memcpy(words, salt->bytes, sizeof(words));
-	return mix(words[0] + mix(words[1]));
+	return llm_mix64(words[0] + llm_mix64(words[1]));
 }
 
 /* The hash of a node that is in the tree. */

@@ -18,6 +18,7 @@
 #include <math.h>
 
 #include "llm_alloc.h"
+#include "llm_hash.h"
 
 #define SLACK 1e-4 /* of a sum of weights: three times what top() promises */
 
@@ -85,17 +86,9 @@ llm_sampler_free(llm_sampler *s)
 static double
 uniform(uint64_t seed, uint64_t counter)
 {
-	uint64_t z = seed;
-
 	/* The seed is mixed once on its own, or neighbouring seeds would share shifted sequences. */
-	for (int round = 0; round < 2; round++)
-	{
-		z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-		z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-		z ^= z >> 31;
-		if (round == 0)
-			z += (counter + 1) * 0x9e3779b97f4a7c15u;
-	}
+	uint64_t z = llm_mix64(llm_mix64(seed) + (counter + 1) * 0x9e3779b97f4a7c15u);
+
 	return (double) (z >> 11) * 0x1p-53;
 }
 

@@ -121,15 +121,6 @@ tok_find_piece(const llm_tokenizer *t, const char *piece, size_t bytes)
 	return (int32_t) t->by_piece[slot_of(t, t->by_piece, true, piece, bytes)] - 1;
 }
 
-/* Mixes a 64-bit key (splitmix64's finaliser). */
-static uint64_t
-mix(uint64_t z)
-{
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-	return z ^ (z >> 31);
-}
-
 /* The key of a pair, never 0. */
 static uint64_t
 pair_key(int32_t left, int32_t right)
@@ -141,7 +132,7 @@ pair_key(int32_t left, int32_t right)
 static uint32_t
 pair_slot(const llm_tokenizer *t, uint64_t key)
 {
-	uint32_t slot = (uint32_t) mix(key) & (t->n_pair_slots - 1);
+	uint32_t slot = (uint32_t) llm_mix64(key) & (t->n_pair_slots - 1);
 
 	while (t->pair_key[slot] != 0 && t->pair_key[slot] != key)
 		slot = (slot + 1) & (t->n_pair_slots - 1);
