@@ -77,7 +77,7 @@ give_reply(remote_call *call, const char *bytes, size_t n, bool stream)
 	call->stream.on = stream && remote_streams(call->job);
 	if (!call->stream.on)
 	{
-		remote_put(&call->reply, bytes, n);
+		llm_buffer_put(&call->reply, bytes, n);
 		return;
 	}
 	for (; n > 0; piece = piece % 7 + 1)
@@ -131,7 +131,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	for (uint32_t i = 0; i < 2 * ROWS; i++)
 		llm_free(held[i].values);
 	llm_json_free(rj.schema);
-	remote_buffer_free(&call.reply);
+	llm_buffer_free(&call.reply);
 	remote_stream_reset(&call);
 	return 0;
 }

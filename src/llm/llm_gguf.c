@@ -109,28 +109,30 @@ skip(reader *r, uint64_t n)
 	return true;
 }
 
+/* Copies n bytes out; nothing when there are fewer. */
+static bool
+read_bytes(reader *r, void *out, size_t n)
+{
+	const uint8_t *p = r->p;
+
+	if (!skip(r, n))
+		return false;
+	memcpy(out, p, n);
+	return true;
+}
+
 /* Reads a 32-bit number. */
 static bool
 read_u32(reader *r, uint32_t *out)
 {
-	const uint8_t *p = r->p;
-
-	if (!skip(r, sizeof(*out)))
-		return false;
-	memcpy(out, p, sizeof(*out));
-	return true;
+	return read_bytes(r, out, sizeof(*out));
 }
 
 /* Reads a 64-bit number. */
 static bool
 read_u64(reader *r, uint64_t *out)
 {
-	const uint8_t *p = r->p;
-
-	if (!skip(r, sizeof(*out)))
-		return false;
-	memcpy(out, p, sizeof(*out));
-	return true;
+	return read_bytes(r, out, sizeof(*out));
 }
 
 /* Passes over a string. */
