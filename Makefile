@@ -18,7 +18,7 @@ FUZZ_SMOKE_SECONDS = 5
 
 # --- the library, by subsystem ----------------------------------------------------------
 
-LLM_BASE      = llm_status llm_alloc
+LLM_BASE      = llm_status llm_alloc llm_buffer
 LLM_LOAD      = llm_file llm_gguf llm_hash llm_json llm_quant llm_safetensors llm_sha256 llm_weights
 LLM_TOKENIZE  = llm_unicode llm_tokenizer llm_tok_vocab llm_tok_trie llm_tok_added \
                 llm_tok_normalise llm_tok_charsmap llm_tok_scan llm_tok_split llm_tok_bpe \

@@ -1,9 +1,10 @@
 /*
- * test_alloc.c: allocator, arena, fault counter, checked arithmetic and error records.
+ * test_alloc.c: allocator, arena, growing buffer, fault counter, checked arithmetic, error records.
  */
 #include "test.h"
 
 #include "../src/llm/llm_alloc.h"
+#include "../src/llm/llm_buffer.h"
 #include "../src/llm/llm_check.h"
 #include "../src/llm/llm_status.h"
 
@@ -117,6 +118,83 @@ test_arena_faults(void)
 	}
 }
 
+/* An arena refuses what wraps, by product, by rounding or with its header, and goes on after it. */
+static void
+test_arena_limits(void)
+{
+	llm_arena *arena = llm_arena_create();
+	unsigned char *before;
+	unsigned char *after;
+
+	REQUIRE(arena != NULL);
+	before = llm_arena_alloc(arena, 1, 1);
+	CHECK(llm_arena_alloc(arena, SIZE_MAX / 2 + 1, 2) == NULL);
+	CHECK(llm_arena_alloc(arena, 1, SIZE_MAX) == NULL);
+	CHECK(llm_arena_alloc(arena, 1, SIZE_MAX - 16) == NULL);
+	CHECK(llm_arena_alloc(arena, 1, SIZE_MAX - 40) == NULL);
+	CHECK(llm_arena_strndup(arena, "x", SIZE_MAX) == NULL);
+	after = llm_arena_alloc(arena, 1, 1);
+	CHECK(before != NULL && after == before + 16);
+	CHECK(llm_arena_alloc(arena, 0, 8) != NULL);
+	CHECK(strcmp(llm_arena_strndup(arena, "x", 0), "") == 0);
+	llm_arena_destroy(arena);
+}
+
+/* A buffer of pieces of every size is their concatenation, and grows a few times only. */
+static void
+test_buffer(void)
+{
+	llm_buffer b = {0};
+	uint64_t before = llm_alloc_count();
+	size_t n = 0;
+
+	llm_buffer_put(&b, NULL, 0);
+	CHECK(b.bytes == NULL && b.n == 0 && !b.failed);
+	for (size_t i = 0; i < 3000; i++)
+	{
+		unsigned char piece[7];
+
+		memset(piece, (int) (i % 251), sizeof(piece));
+		llm_buffer_put(&b, piece, i % 8);
+		n += i % 8;
+	}
+	REQUIRE(b.n == n && !b.failed);
+	for (size_t i = 0, at = 0; i < 3000; at += i % 8, i++)
+		for (size_t k = 0; k < i % 8; k++)
+			CHECK((unsigned char) b.bytes[at + k] == i % 251);
+	CHECK_MSG(llm_alloc_count() - before < 16, "%llu times",
+	          (unsigned long long) (llm_alloc_count() - before));
+	llm_buffer_free(&b);
+	CHECK(b.bytes == NULL && b.n == 0 && b.capacity == 0);
+	llm_buffer_put_str(&b, "anew");
+	CHECK(b.n == 4 && memcmp(b.bytes, "anew", 4) == 0);
+	llm_buffer_free(&b);
+}
+
+/* What a buffer held when memory ran out stays, and nothing comes after it: no text with a hole. */
+static void
+test_buffer_faults(void)
+{
+	llm_buffer b = {0};
+	char big[1000] = {0};
+
+	llm_buffer_put_str(&b, "first");
+	llm_alloc_fail_after(1, false);
+	llm_buffer_put(&b, big, sizeof(big));
+	llm_buffer_put_str(&b, "later");
+	llm_alloc_fail_after(0, false);
+	CHECK(b.failed && b.n == 5 && memcmp(b.bytes, "first", 5) == 0);
+	llm_buffer_free(&b);
+	CHECK(!b.failed);
+	llm_buffer_put_str(&b, "x");
+	llm_buffer_put(&b, big, SIZE_MAX); /* wraps */
+	CHECK(b.failed && b.n == 1);
+	b.failed = false;
+	llm_buffer_put(&b, big, SIZE_MAX / 2); /* fits, but not twice */
+	CHECK(b.failed && b.n == 1);
+	llm_buffer_free(&b);
+}
+
 /* Checked arithmetic at its borders. */
 static void
 test_checked(void)
@@ -158,6 +236,9 @@ main(void)
 	RUN(fault_counter);
 	RUN(arena);
 	RUN(arena_faults);
+	RUN(arena_limits);
+	RUN(buffer);
+	RUN(buffer_faults);
 	RUN(checked);
 	RUN(error);
 	return test_summary("alloc");

@@ -12,8 +12,10 @@
 #include <string.h>
 
 #include "llm_alloc.h"
+#include "llm_buffer.h"
 #include "llm_engine_impl.h"
 #include "llm_grammar.h"
+#include "llm_hash.h"
 #include "llm_unicode.h"
 
 #define DUMMY_WORDS   12
@@ -44,11 +46,7 @@ fold_text(uint64_t h, llm_text text)
 static uint64_t
 draw(uint64_t h, uint64_t i)
 {
-	uint64_t z = h + (i + 1) * 0x9e3779b97f4a7c15u;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-	return z ^ (z >> 31);
+	return llm_mix64(h + (i + 1) * 0x9e3779b97f4a7c15u);
 }
 
 /* A number in (0, 1). */
@@ -133,47 +131,24 @@ apply_stops(const llm_job *job, llm_text *text)
 
 /* ---- JSON ---------------------------------------------------------------------------------- */
 
-/* A text that grows; over ANSWER_MAX or without memory it fails and stays as it is. */
-typedef struct output
-{
-	char *bytes;
-	size_t n;
-	size_t capacity;
-	bool failed;
-} output;
-
-/* Appends bytes. */
+/* Appends bytes to an answer; over ANSWER_MAX it fails and stays as it is. */
 static void
-put(output *out, const char *bytes, size_t n)
+put(llm_buffer *out, const char *bytes, size_t n)
 {
 	out->failed = out->failed || n > ANSWER_MAX - out->n;
-	if (n > out->capacity - out->n && !out->failed)
-	{
-		size_t capacity = out->capacity * 2 + n + 256;
-		char *grown = llm_realloc_array(out->bytes, capacity, 1);
-
-		out->failed = grown == NULL;
-		if (out->failed)
-			return;
-		out->bytes = grown;
-		out->capacity = capacity;
-	}
-	if (out->failed || n == 0)
-		return;
-	memcpy(out->bytes + out->n, bytes, n);
-	out->n += n;
+	llm_buffer_put(out, bytes, n);
 }
 
 /* Appends a C string. */
 static void
-put_word(output *out, const char *s)
+put_word(llm_buffer *out, const char *s)
 {
 	put(out, s, strlen(s));
 }
 
 /* Appends a JSON string. */
 static void
-put_string(output *out, const char *s, size_t n)
+put_string(llm_buffer *out, const char *s, size_t n)
 {
 	put(out, "\"", 1);
 	for (size_t i = 0; i < n; i++)
@@ -193,7 +168,7 @@ put_string(output *out, const char *s, size_t n)
 
 /* Appends a value as it stands in the schema; llm_json bounds the depth. */
 static void
-put_json(output *out, const llm_json *value)
+put_json(llm_buffer *out, const llm_json *value)
 {
 	llm_json_kind kind = llm_json_get_kind(value);
 	bool object = kind == LLM_JSON_OBJECT;
@@ -240,7 +215,7 @@ bound(const llm_json *schema, const char *key, uint64_t otherwise)
 
 /* Appends a string of words within the schema's bounds. */
 static void
-put_words(output *out, const llm_json *schema, uint64_t h)
+put_words(llm_buffer *out, const llm_json *schema, uint64_t h)
 {
 	uint64_t min = bound(schema, "minLength", 0);
 	uint64_t max = bound(schema, "maxLength", UINT64_MAX);
@@ -256,11 +231,11 @@ put_words(output *out, const llm_json *schema, uint64_t h)
 	put_word(out, "\"");
 }
 
-static void put_value(output *out, const llm_json *schema, uint64_t h);
+static void put_value(llm_buffer *out, const llm_json *schema, uint64_t h);
 
 /* Appends an object with all its properties. */
 static void
-put_object(output *out, const llm_json *schema, uint64_t h)
+put_object(llm_buffer *out, const llm_json *schema, uint64_t h)
 {
 	const llm_json *properties = llm_json_member(schema, "properties");
 
@@ -281,7 +256,7 @@ put_object(output *out, const llm_json *schema, uint64_t h)
 
 /* Appends an array of as few items as may be. */
 static void
-put_array(output *out, const llm_json *schema, uint64_t h)
+put_array(llm_buffer *out, const llm_json *schema, uint64_t h)
 {
 	uint64_t n = bound(schema, "minItems", 0);
 
@@ -296,7 +271,7 @@ put_array(output *out, const llm_json *schema, uint64_t h)
 
 /* Appends a value of a type. */
 static void
-put_typed(output *out, const llm_json *schema, const llm_json *type, uint64_t h)
+put_typed(llm_buffer *out, const llm_json *schema, const llm_json *type, uint64_t h)
 {
 	char number[16];
 
@@ -320,7 +295,7 @@ put_typed(output *out, const llm_json *schema, const llm_json *type, uint64_t h)
  * that is known, and the depth is bounded.
  */
 static void
-put_value(output *out, const llm_json *schema, uint64_t h)
+put_value(llm_buffer *out, const llm_json *schema, uint64_t h)
 {
 	const llm_json *values = llm_json_member(schema, "enum");
 	const llm_json *constant = llm_json_member(schema, "const");
@@ -346,7 +321,7 @@ put_value(output *out, const llm_json *schema, uint64_t h)
 /* Generates one row; out and words hold its text. */
 static void
 generate(const llm_job *job, const llm_json *schema, uint32_t i, llm_row_result *result,
-         output *out, char *words, size_t size)
+         llm_buffer *out, char *words, size_t size)
 {
 	uint64_t h = row_hash(job, i);
 	uint32_t max = job->max_tokens > 0 ? job->max_tokens : 256;
@@ -438,7 +413,7 @@ similarity(llm_text a, llm_text b)
 
 /* Answers one row. */
 static void
-run_row(const llm_job *job, const llm_json *schema, uint32_t i, float *values, output *out,
+run_row(const llm_job *job, const llm_json *schema, uint32_t i, float *values, llm_buffer *out,
         llm_job_stats *stats)
 {
 	char text[4096] = "";
@@ -508,7 +483,7 @@ llm_dummy_run(const llm_job *job)
 	float *values = llm_malloc_array(n_values, sizeof(float));
 	llm_json_doc *doc = NULL;
 	llm_job_stats stats = {.n_rows = job->n_rows};
-	output out = {0};
+	llm_buffer out = {0};
 	llm_error err = {0};
 	llm_status status =
 	    values != NULL ? LLM_OK : llm_fail(&err, LLM_E_NOMEM, "out of memory for a job");
@@ -519,7 +494,7 @@ llm_dummy_run(const llm_job *job)
 		status = read_schema(job, &doc, &err);
 	for (uint32_t i = 0; status == LLM_OK && i < job->n_rows && job->kind != LLM_JOB_PREWARM; i++)
 		run_row(job, doc != NULL ? llm_json_root(doc) : NULL, i, values, &out, &stats);
-	llm_free(out.bytes);
+	llm_buffer_free(&out);
 	llm_json_free(doc);
 	llm_free(values);
 	job->on_done(job->user, status, err.message, &stats);

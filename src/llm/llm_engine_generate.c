@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "llm_alloc.h"
-#include "llm_check.h"
 
 #define FORCED_BYTES_MAX 64
 
@@ -21,23 +20,12 @@ static llm_status
 emit(llm_seq *seq, const char *bytes, size_t n, llm_error *err)
 {
 	llm_generation *gen = seq->gen;
-	uint64_t need;
 
 	if (n == 0)
 		return LLM_OK;
-	if (!pp_add_ok(gen->n, n, &need))
+	llm_buffer_put(&gen->text, bytes, n);
+	if (gen->text.failed)
 		return llm_fail(err, LLM_E_NOMEM, "out of memory for generated text");
-	if (need > gen->capacity)
-	{
-		char *grown = llm_realloc_array(gen->text, (size_t) need * 2, 1);
-
-		if (grown == NULL)
-			return llm_fail(err, LLM_E_NOMEM, "out of memory for generated text");
-		gen->text = grown;
-		gen->capacity = (size_t) need * 2;
-	}
-	memcpy(gen->text + gen->n, bytes, n);
-	gen->n = (size_t) need;
 	if ((seq->task->job.flags & LLM_JOB_STREAM) && seq->task->job.on_piece != NULL)
 		seq->task->job.on_piece(seq->task->job.user, seq->row, (llm_text){bytes, n});
 	return LLM_OK;
@@ -184,7 +172,7 @@ finish(llm_engine *e, llm_slot *slot, llm_seq *seq, llm_error *err)
 		if (emit(seq, rest, n_rest, err) != LLM_OK)
 			return err->code;
 	}
-	result.text = (llm_text){gen->text != NULL ? gen->text : "", gen->n};
+	result.text = (llm_text){gen->text.bytes != NULL ? gen->text.bytes : "", gen->text.n};
 	llm_task_row_done(seq->task, &result);
 	if (seq->sched_id != 0)
 		llm_sched_finish(slot->sched, seq->sched_id);

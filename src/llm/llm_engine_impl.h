@@ -27,6 +27,7 @@
 #include <stdatomic.h>
 
 #include "llm.h"
+#include "llm_buffer.h"
 #include "llm_draft.h"
 #include "llm_device.h"
 #include "llm_forward.h"
@@ -125,9 +126,7 @@ typedef enum llm_seq_kind
 /* The growing output of one generation. */
 typedef struct llm_generation
 {
-	char *text; /* emitted bytes */
-	size_t n;
-	size_t capacity;
+	llm_buffer text;   /* emitted bytes */
 	uint32_t n_tokens; /* sampled so far */
 	llm_grammar_state *grammar;
 	llm_stop_state *stop;

@@ -26,7 +26,7 @@ llm_generation_free(llm_generation *g)
 {
 	if (g == NULL)
 		return;
-	llm_free(g->text);
+	llm_buffer_free(&g->text);
 	llm_grammar_state_free(g->grammar);
 	llm_stop_state_free(g->stop);
 	llm_draft_free(g->draft);

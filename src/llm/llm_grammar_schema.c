@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "llm_buffer.h"
 #include "llm_grammar_internal.h"
 
 typedef struct waiting
@@ -27,10 +28,7 @@ typedef struct compiler
 /* A growing JSON text. */
 typedef struct writer
 {
-	char *bytes;
-	uint32_t n;
-	uint32_t capacity;
-	bool failed;   /* no memory */
+	llm_buffer text;
 	bool too_long; /* beyond GRAMMAR_TEXT_MAX */
 	bool nul;      /* a string has U+0000, which neither text nor jsonb can hold */
 } writer;
@@ -46,27 +44,9 @@ no_memory(const compiler *c)
 static void
 put(writer *w, const char *bytes, size_t n)
 {
-	char *grown;
-
-	if (w->failed || w->too_long || n > GRAMMAR_TEXT_MAX - w->n)
-	{
-		w->too_long = !w->failed;
-		return;
-	}
-	if (n > w->capacity - w->n)
-	{
-		uint32_t capacity = 2 * (w->n + (uint32_t) n) + 64;
-
-		if ((grown = llm_realloc_array(w->bytes, capacity, 1)) == NULL)
-		{
-			w->failed = true;
-			return;
-		}
-		w->bytes = grown;
-		w->capacity = capacity;
-	}
-	memcpy(w->bytes + w->n, bytes, n);
-	w->n += (uint32_t) n;
+	w->too_long = w->too_long || n > GRAMMAR_TEXT_MAX - w->text.n;
+	if (!w->too_long)
+		llm_buffer_put(&w->text, bytes, n);
 }
 
 /* Appends a string with quotes and the escapes that JSON asks for. */
@@ -139,7 +119,7 @@ put_value(writer *w, const llm_json *value)
 
 			put(w, array ? "]" : "}", 1);
 		}
-		if (depth == 0 || w->failed || w->too_long)
+		if (depth == 0 || w->text.failed || w->too_long)
 			return;
 		if (open[depth - 1].next > 0)
 			put(w, ",", 1);
@@ -161,9 +141,11 @@ put_value(writer *w, const llm_json *value)
 static llm_status
 take_text(compiler *c, writer *w, grammar_text *out)
 {
-	out->n = w->n;
-	out->bytes = w->failed || w->too_long ? NULL : llm_arena_strndup(c->g->arena, w->bytes, w->n);
-	llm_free(w->bytes);
+	out->n = (uint32_t) w->text.n;
+	out->bytes = w->text.failed || w->too_long
+	                 ? NULL
+	                 : llm_arena_strndup(c->g->arena, w->text.bytes, w->text.n);
+	llm_buffer_free(&w->text);
 	if (w->too_long)
 		return llm_fail(c->err, LLM_E_RANGE, "schema has a constant longer than %d bytes",
 		                GRAMMAR_TEXT_MAX);

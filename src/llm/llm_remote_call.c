@@ -33,7 +33,7 @@ take_reply(char *bytes, size_t size, size_t n, void *arg)
 		call->too_big = true;
 		return 0;
 	}
-	remote_put(&call->reply, bytes, n);
+	llm_buffer_put(&call->reply, bytes, n);
 	return call->reply.failed ? 0 : n;
 }
 
@@ -192,8 +192,8 @@ remote_call_stop(llm_remote *r, remote_call *call)
 	}
 	curl_easy_cleanup(call->easy);
 	curl_slist_free_all(call->headers);
-	remote_buffer_free(&call->body);
-	remote_buffer_free(&call->reply);
+	llm_buffer_free(&call->body);
+	llm_buffer_free(&call->reply);
 	remote_stream_reset(call);
 	call->easy = NULL;
 	call->headers = NULL;

@@ -25,6 +25,7 @@
 
 #include <curl/curl.h>
 
+#include "llm_buffer.h"
 #include "llm_json.h"
 #include "llm_remote.h"
 
@@ -39,15 +40,6 @@
 #define REMOTE_DOWN_AFTER   3u /* requests in a row that failed for good: the endpoint is down */
 
 typedef struct remote_job remote_job;
-
-/* A growing byte string. failed sticks, so that callers check once at the end. */
-typedef struct remote_buffer
-{
-	char *bytes;
-	size_t n;
-	size_t capacity;
-	bool failed;
-} remote_buffer;
 
 /* How much a server is asked for; it starts with the first and goes on while it is refused. */
 typedef enum remote_level
@@ -80,9 +72,9 @@ typedef struct remote_stream
 	bool cut;      /* the token limit ended the answer */
 	bool after_cr; /* the last byte was a CR */
 	size_t n_bytes;
-	remote_buffer line; /* begun */
-	remote_buffer data; /* of the event that has begun */
-	remote_buffer text; /* of the answer so far */
+	llm_buffer line; /* begun */
+	llm_buffer data; /* of the event that has begun */
+	llm_buffer text; /* of the answer so far */
 	llm_row_result used;
 	llm_error error; /* code != LLM_OK: why bytes were refused */
 } remote_stream;
@@ -101,8 +93,8 @@ typedef struct remote_call
 	double not_before_ms;
 	CURL *easy;
 	struct curl_slist *headers;
-	remote_buffer body;
-	remote_buffer reply;
+	llm_buffer body;
+	llm_buffer reply;
 	remote_stream stream;
 	size_t n_headers;
 	bool too_big;
@@ -189,8 +181,6 @@ bool remote_is_multi(const remote_job *job); /* units are a row and a label each
 llm_text remote_unit_text(const remote_job *job, uint32_t unit);
 /* Writes the body of a request; *path gets what follows the URL. */
 llm_status remote_write_body(remote_call *call, const char **path, llm_error *err);
-void remote_put(remote_buffer *b, const void *bytes, size_t n);
-void remote_buffer_free(remote_buffer *b);
 
 /* llm_remote_read.c: gives the results of a call's rows; on failure some may have been given. */
 llm_status remote_read_reply(remote_call *call, llm_error *err);

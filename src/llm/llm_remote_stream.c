@@ -51,7 +51,7 @@ give_piece(remote_call *call, const llm_json *node)
 		return broken(call, "its text has NUL bytes");
 	if (piece.n == 0)
 		return true;
-	remote_put(&s->text, piece.bytes, piece.n);
+	llm_buffer_put(&s->text, piece.bytes, piece.n);
 	s->given = true;
 	job->on_piece(job->user, call->first, piece);
 	return true;
@@ -123,8 +123,8 @@ take_line(remote_call *call)
 	if (data)
 	{
 		if (s->data.n > 0)
-			remote_put(&s->data, "\n", 1);
-		remote_put(&s->data, line + skip, n - skip);
+			llm_buffer_put(&s->data, "\n", 1);
+		llm_buffer_put(&s->data, line + skip, n - skip);
 	}
 	return true;
 }
@@ -143,14 +143,14 @@ take_bytes(remote_call *call, const char *bytes, size_t n)
 		s->after_cr = bytes[i] == '\r';
 		if (bytes[i] != '\n' && bytes[i] != '\r')
 			continue;
-		remote_put(&s->line, bytes + from, i - from);
+		llm_buffer_put(&s->line, bytes + from, i - from);
 		from = i + 1;
 		if (bytes[i] == '\n' && after_cr && s->line.n == 0)
 			continue; /* the other half of the line's end */
 		if (!take_line(call))
 			return false;
 	}
-	remote_put(&s->line, bytes + from, n - from);
+	llm_buffer_put(&s->line, bytes + from, n - from);
 	return true;
 }
 
@@ -223,8 +223,8 @@ remote_stream_finish(remote_call *call, llm_error *err)
 void
 remote_stream_reset(remote_call *call)
 {
-	remote_buffer_free(&call->stream.line);
-	remote_buffer_free(&call->stream.data);
-	remote_buffer_free(&call->stream.text);
+	llm_buffer_free(&call->stream.line);
+	llm_buffer_free(&call->stream.data);
+	llm_buffer_free(&call->stream.text);
 	call->stream = (remote_stream){0};
 }

@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "llm_alloc.h"
-#include "llm_check.h"
 #include "llm_prompt.h"
 #include "llm_remote_impl.h"
 #include "llm_unicode.h"
@@ -16,51 +14,9 @@
 #define ANSWER_TOKENS_MIN 4u /* a short answer and what some models put before it */
 #define ANSWER_TOKENS_MAX 64u
 
-/* Appends n bytes. */
-void
-remote_put(remote_buffer *b, const void *bytes, size_t n)
-{
-	uint64_t need;
-	char *grown;
-
-	if (b->failed || n == 0)
-		return;
-	if (!pp_add_ok(b->n, n, &need) || need > SIZE_MAX / 2)
-		b->failed = true;
-	else if (need > b->capacity)
-	{
-		if ((grown = llm_realloc_array(b->bytes, (size_t) need * 2, 1)) == NULL)
-			b->failed = true;
-		else
-		{
-			b->bytes = grown;
-			b->capacity = (size_t) need * 2;
-		}
-	}
-	if (b->failed)
-		return;
-	memcpy(b->bytes + b->n, bytes, n);
-	b->n = (size_t) need;
-}
-
-/* Frees a buffer's memory; it may be used anew. */
-void
-remote_buffer_free(remote_buffer *b)
-{
-	llm_free(b->bytes);
-	*b = (remote_buffer){0};
-}
-
-/* Appends a literal. */
-static void
-put_str(remote_buffer *b, const char *s)
-{
-	remote_put(b, s, strlen(s));
-}
-
 /* Appends the inside of a JSON string. */
 static void
-put_escaped(remote_buffer *b, const char *bytes, size_t n)
+put_escaped(llm_buffer *b, const char *bytes, size_t n)
 {
 	size_t from = 0;
 	char hex[8];
@@ -71,32 +27,32 @@ put_escaped(remote_buffer *b, const char *bytes, size_t n)
 
 		if (c >= 0x20 && c != '"' && c != '\\')
 			continue;
-		remote_put(b, bytes + from, i - from);
+		llm_buffer_put(b, bytes + from, i - from);
 		snprintf(hex, sizeof(hex), "\\u%04x", c);
-		put_str(b, hex);
+		llm_buffer_put_str(b, hex);
 		from = i + 1;
 	}
 	if (n > from)
-		remote_put(b, bytes + from, n - from);
+		llm_buffer_put(b, bytes + from, n - from);
 }
 
 /* Appends a JSON string. */
 static void
-put_string(remote_buffer *b, const char *bytes, size_t n)
+put_string(llm_buffer *b, const char *bytes, size_t n)
 {
-	put_str(b, "\"");
+	llm_buffer_put_str(b, "\"");
 	put_escaped(b, bytes, n);
-	put_str(b, "\"");
+	llm_buffer_put_str(b, "\"");
 }
 
 /* Appends ,"key":number. */
 static void
-put_number(remote_buffer *b, const char *key, double value)
+put_number(llm_buffer *b, const char *key, double value)
 {
 	char text[96];
 
 	snprintf(text, sizeof(text), ",\"%s\":%.9g", key, value);
-	put_str(b, text);
+	llm_buffer_put_str(b, text);
 }
 
 /* Whether the units of a job are texts to embed. */
@@ -146,13 +102,13 @@ remote_unit_text(const remote_job *job, uint32_t unit)
 
 /* Appends one message of a chat. */
 static void
-put_system(remote_buffer *b, llm_text system)
+put_system(llm_buffer *b, llm_text system)
 {
 	if (system.bytes == NULL || system.n == 0)
 		return;
-	put_str(b, "{\"role\":\"system\",\"content\":");
+	llm_buffer_put_str(b, "{\"role\":\"system\",\"content\":");
 	put_string(b, system.bytes, system.n);
-	put_str(b, "},");
+	llm_buffer_put_str(b, "},");
 }
 
 /* The most tokens that an answer may have. */
@@ -172,7 +128,7 @@ max_tokens(const remote_job *job)
 
 /* Appends how to sample; greedy unless the job says otherwise. */
 static void
-put_sampling(remote_buffer *b, const remote_job *job)
+put_sampling(llm_buffer *b, const remote_job *job)
 {
 	const llm_job *j = job->job;
 	char seed[48];
@@ -185,22 +141,22 @@ put_sampling(remote_buffer *b, const remote_job *job)
 			put_number(b, "top_p", j->sample.top_p);
 		/* Servers take a signed 64-bit number; some only 63 bits of it. */
 		snprintf(seed, sizeof(seed), ",\"seed\":%lld", (long long) (j->sample.seed & INT32_MAX));
-		put_str(b, seed);
+		llm_buffer_put_str(b, seed);
 	}
 	if (j->n_stops == 0)
 		return;
-	put_str(b, ",\"stop\":[");
+	llm_buffer_put_str(b, ",\"stop\":[");
 	for (uint32_t i = 0; i < j->n_stops; i++)
 	{
-		put_str(b, i > 0 ? "," : "");
+		llm_buffer_put_str(b, i > 0 ? "," : "");
 		put_string(b, j->stops[i].bytes, j->stops[i].n);
 	}
-	put_str(b, "]");
+	llm_buffer_put_str(b, "]");
 }
 
 /* Appends the extras that not all servers know; what is plain gets the schema in words. */
 static void
-put_extras(remote_buffer *b, const remote_call *call)
+put_extras(llm_buffer *b, const remote_call *call)
 {
 	const llm_job *j = call->job->job;
 
@@ -208,32 +164,32 @@ put_extras(remote_buffer *b, const remote_call *call)
 		return;
 	if (remote_is_labels(call->job))
 	{
-		put_str(b, ",\"logprobs\":true");
+		llm_buffer_put_str(b, ",\"logprobs\":true");
 		put_number(b, "top_logprobs", REMOTE_TOP_LOGPROBS);
 	}
 	if (remote_streams(call->job))
-		put_str(b, call->level == REMOTE_FULL
-		               ? ",\"stream\":true,\"stream_options\":{\"include_usage\":true}"
-		               : ",\"stream\":true");
+		llm_buffer_put_str(b, call->level == REMOTE_FULL
+		                          ? ",\"stream\":true,\"stream_options\":{\"include_usage\":true}"
+		                          : ",\"stream\":true");
 	if (j->schema.bytes == NULL)
 		return;
-	put_str(b, call->level == REMOTE_FULL
-	               ? ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":"
-	                 "{\"name\":\"answer\",\"strict\":true,\"schema\":"
-	               : ",\"response_format\":{\"type\":\"json_object\",\"schema\":");
-	remote_put(b, j->schema.bytes, j->schema.n);
-	put_str(b, call->level == REMOTE_FULL ? "}}" : "}");
+	llm_buffer_put_str(b, call->level == REMOTE_FULL
+	                          ? ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":"
+	                            "{\"name\":\"answer\",\"strict\":true,\"schema\":"
+	                          : ",\"response_format\":{\"type\":\"json_object\",\"schema\":");
+	llm_buffer_put(b, j->schema.bytes, j->schema.n);
+	llm_buffer_put_str(b, call->level == REMOTE_FULL ? "}}" : "}");
 }
 
 /* Appends the words for a schema that the server is not told otherwise. */
 static void
-put_schema_words(remote_buffer *b, const remote_call *call)
+put_schema_words(llm_buffer *b, const remote_call *call)
 {
 	const llm_job *j = call->job->job;
 
 	if (call->level != REMOTE_PLAIN || j->schema.bytes == NULL)
 		return;
-	put_str(b, "\\n\\nAnswer with JSON alone, which fits this JSON schema: ");
+	llm_buffer_put_str(b, "\\n\\nAnswer with JSON alone, which fits this JSON schema: ");
 	put_escaped(b, j->schema.bytes, j->schema.n);
 }
 
@@ -245,7 +201,7 @@ write_chat(remote_call *call, bool raw, llm_error *err)
 	const llm_job *j = job->job;
 	bool multi = remote_is_multi(job);
 	llm_text row = remote_unit_text(job, call->first);
-	remote_buffer *b = &call->body;
+	llm_buffer *b = &call->body;
 	llm_prompt p = {0};
 	llm_status status =
 	    llm_prompt_build(j, multi ? &j->labels[call->first % j->n_labels] : NULL,
@@ -254,22 +210,22 @@ write_chat(remote_call *call, bool raw, llm_error *err)
 
 	if (status != LLM_OK)
 		return status;
-	put_str(b, "{\"model\":");
+	llm_buffer_put_str(b, "{\"model\":");
 	put_string(b, job->endpoint->model, strlen(job->endpoint->model));
-	put_str(b, raw ? ",\"prompt\":\"" : ",\"messages\":[");
+	llm_buffer_put_str(b, raw ? ",\"prompt\":\"" : ",\"messages\":[");
 	if (!raw)
 	{
 		put_system(b, j->system);
-		put_str(b, "{\"role\":\"user\",\"content\":\"");
+		llm_buffer_put_str(b, "{\"role\":\"user\",\"content\":\"");
 	}
 	put_escaped(b, p.prefix, p.bytes_prefix);
 	put_escaped(b, row.bytes, row.n);
 	put_escaped(b, p.suffix, p.bytes_suffix);
 	put_schema_words(b, call);
-	put_str(b, raw ? "\"" : "\"}]");
+	llm_buffer_put_str(b, raw ? "\"" : "\"}]");
 	put_sampling(b, job);
 	put_extras(b, call);
-	put_str(b, "}");
+	llm_buffer_put_str(b, "}");
 	llm_prompt_free(&p);
 	return LLM_OK;
 }
@@ -280,21 +236,21 @@ write_texts(remote_call *call)
 {
 	const remote_job *job = call->job;
 	llm_text head = job->job->kind == LLM_JOB_EMBED ? job->job->instruction : (llm_text){0};
-	remote_buffer *b = &call->body;
+	llm_buffer *b = &call->body;
 
-	put_str(b, "{\"model\":");
+	llm_buffer_put_str(b, "{\"model\":");
 	put_string(b, job->endpoint->model, strlen(job->endpoint->model));
-	put_str(b, ",\"encoding_format\":\"float\",\"input\":[");
+	llm_buffer_put_str(b, ",\"encoding_format\":\"float\",\"input\":[");
 	for (uint32_t i = 0; i < call->n; i++)
 	{
 		llm_text text = remote_unit_text(job, call->first + i);
 
-		put_str(b, i > 0 ? ",\"" : "\"");
+		llm_buffer_put_str(b, i > 0 ? ",\"" : "\"");
 		put_escaped(b, head.bytes, head.n);
 		put_escaped(b, text.bytes, text.n);
-		put_str(b, "\"");
+		llm_buffer_put_str(b, "\"");
 	}
-	put_str(b, "]}");
+	llm_buffer_put_str(b, "]}");
 }
 
 /* Writes the body of a request. */
