@@ -8,7 +8,7 @@ DATA       = prepack--1.0.sql
 OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_proc.o src/errors.o \
              src/client.o src/client_wire.o src/endpoints.o src/models.o src/call.o src/call_types.o \
              src/batch_plan.o src/batch_hoist.o src/batch_exec.o src/batch_memo.o \
-             src/batch_nodes.o src/batch_join.o src/batch_settle.o src/stats.o \
+             src/batch_nodes.o src/batch_join.o src/batch_settle.o src/batch_rounds.o src/stats.o \
              src/funcs_admin.o src/funcs_rows.o src/funcs_views.o \
              src/speql/speql_lex.o src/speql/speql_block.o src/speql/speql_check.o \
              src/speql/speql_edit.o src/speql/speql_catalog.o src/speql/speql_repair.o \
@@ -22,7 +22,8 @@ OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_pro
              src/speql/speql_ddl.o src/speql/speql_keys.o src/speql/speql_model.o \
              src/speql/speql_ahead.o src/speql/speql_plantree.o src/speql/speql_spell.o src/speql/speql_equal.o \
              src/speql/speql_calls.o
-REGRESS    = setup functions errors limits models batch_plan permissions speql_repair speculation speculation_traps
+REGRESS    = setup functions errors limits models batch_plan batch_semi permissions \
+             speql_repair speculation speculation_traps
 ISOLATION  = cancel load_unload drop_extension
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/prepack.conf --load-extension=prepack \
              --encoding=UTF8 --no-locale

@@ -5,8 +5,9 @@
  *	batch_hoist.c	takes calls out of expressions, with the guards under which they are reached
  *	batch_exec.c	the executor node: buffers rows, sends their calls, hands rows on in order
  *	batch_memo.c	equal inputs of a statement are computed once
- *	batch_join.c	planner's part of outer joins with calls in their conditions
- *	batch_settle.c	executor's part: decides which rows found no partner
+ *	batch_join.c	planner's part of outer, semi and anti joins with calls in their conditions
+ *	batch_settle.c	executor's part of outer joins: decides which rows found no partner
+ *	batch_rounds.c	executor's part of semi and anti joins, which stop at the first partner
  *	batch_nodes.c	makes the nodes that the planner's parts put in
  *
  * A Batch node has its outer plan's columns, 1 … n_outer, followed by one column per call.
@@ -60,13 +61,15 @@ extern Node *pp_batch_test_bool(Node *expr, BoolTestType kind);
 /* batch_exec.c */
 extern Node *pp_batch_create_state(CustomScan *cscan);
 
-/* batch_settle.c */
+/* batch_settle.c, and, of the semi join, batch_rounds.c */
 
 /*
- * The Outer Join node's lists: custom_exprs, the conditions with their calls' columns, over
- * OUTER_VAR; custom_private, (Integer JoinType, IntList of sides).
+ * The lists of the nodes Outer Join and Semi Join: custom_exprs, the conditions with their calls'
+ * columns, over OUTER_VAR; custom_private, (Integer JoinType, IntList of sides).
  */
 extern CustomScanMethods pp_settle_scan_methods;
+extern CustomScanMethods pp_semi_scan_methods;
+extern CustomScanMethods pp_rounds_scan_methods;
 extern CustomScanMethods pp_number_scan_methods;
 
 /* Where a column of the join comes from. */
@@ -79,6 +82,15 @@ typedef enum PpSide
 /* The columns of an Outer Join node's input that number the rows of the join's sides. */
 #define PP_OUTER_NUMBER 1
 #define PP_INNER_NUMBER 2
+
+/* What the nodes' executors share. */
+extern Node *pp_batch_new_state(Size bytes, const CustomExecMethods *methods);
+extern void pp_batch_begin_outer(CustomScanState *node, EState *estate, int eflags);
+extern void pp_batch_end_outer(CustomScanState *node);
+extern TupleTableSlot *pp_batch_copy_values(CustomScanState *node, TupleTableSlot *row, int n);
+extern TupleTableSlot *pp_batch_filter(CustomScanState *node, bool (*next)(CustomScanState *node));
+extern void pp_batch_explain_join(CustomScanState *node, const char *type, int64 n_rejected,
+                                  List *ancestors, ExplainState *es);
 
 /* batch_memo.c */
 typedef struct PpMemo PpMemo;

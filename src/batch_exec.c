@@ -115,17 +115,6 @@ typedef struct BatchState
 
 /* ---- begin ------------------------------------------------------------------------------- */
 
-/* Makes the execution state; called when the plan is started. */
-Node *
-pp_batch_create_state(CustomScan *cscan)
-{
-	BatchState *state = (BatchState *) newNode(sizeof(BatchState), T_CustomScanState);
-	extern CustomExecMethods pp_batch_exec_methods;
-
-	state->css.methods = &pp_batch_exec_methods;
-	return (Node *) state;
-}
-
 /* Prepares one call: its argument expressions, and which arguments were left out. */
 static void
 begin_call(BatchState *state, CallState *call, FuncExpr *func, Node *guard)
@@ -601,8 +590,10 @@ drop_head(BatchState *state)
 
 /* Gets the next row into the scan slot; false at the end. */
 static bool
-next_row(BatchState *state)
+next_row(CustomScanState *node)
 {
+	BatchState *state = (BatchState *) node;
+
 	for (;;)
 	{
 		Batch *batch = &state->ring[state->i_head];
@@ -625,26 +616,13 @@ next_row(BatchState *state)
 static TupleTableSlot *
 batch_exec(CustomScanState *node)
 {
-	BatchState *state = (BatchState *) node;
-	ExprContext *econtext = node->ss.ps.ps_ExprContext;
 	ErrorContextCallback context = {.previous = error_context_stack,
 	                                .callback = error_context,
-	                                .arg = state};
-	TupleTableSlot *result = NULL;
+	                                .arg = node};
+	TupleTableSlot *result;
 
 	error_context_stack = &context;
-	while (result == NULL && next_row(state))
-	{
-		ResetExprContext(econtext);
-		econtext->ecxt_scantuple = node->ss.ss_ScanTupleSlot;
-		if (!ExecQual(node->ss.ps.qual, econtext))
-		{
-			InstrCountFiltered1(node, 1);
-			continue;
-		}
-		result = node->ss.ps.ps_ProjInfo != NULL ? ExecProject(node->ss.ps.ps_ProjInfo)
-		                                         : node->ss.ss_ScanTupleSlot;
-	}
+	result = pp_batch_filter(node, next_row);
 	error_context_stack = context.previous;
 	return result;
 }
@@ -718,7 +696,7 @@ batch_explain(CustomScanState *node, List *ancestors, ExplainState *es)
 		ExplainPropertyFloat("Engine Time", "ms", state->engine_ms, 3, es);
 }
 
-CustomExecMethods pp_batch_exec_methods = {
+static const CustomExecMethods batch_exec_methods = {
     .CustomName = "Prepack Batch",
     .BeginCustomScan = batch_begin,
     .ExecCustomScan = batch_exec,
@@ -726,3 +704,10 @@ CustomExecMethods pp_batch_exec_methods = {
     .ReScanCustomScan = batch_rescan,
     .ExplainCustomScan = batch_explain,
 };
+
+/* Makes the execution state; called when the plan is started. */
+Node *
+pp_batch_create_state(CustomScan *cscan)
+{
+	return pp_batch_new_state(sizeof(BatchState), &batch_exec_methods);
+}

@@ -1,5 +1,5 @@
 /*
- * batch_join.c: outer joins whose ON condition has calls.
+ * batch_join.c: outer, semi and anti joins whose condition has calls.
  *
  * Such a condition cannot move above the join as an inner join's does: a row that the condition
  * leaves without a partner must still come once, with NULLs. So the join keeps its kind but gives
@@ -12,9 +12,19 @@
  *	    Hash Left Join		the rest of ON
  *	      Prepack Row Number	… over each side: tells rows of equal values apart
  *
- * The calls are those that the join would have made, no more, each candidate's being needed. Joins
- * that stop at the first match (semi and anti joins) are left as they are: batches would ask about
- * all candidates where one decides.
+ * The calls are those that the join would have made, no more, each candidate's being needed.
+ *
+ * Semi and anti joins (EXISTS, IN, NOT EXISTS) stop at the first match, and so do not need every
+ * candidate's calls. Their candidates pass through a node that hands them on in rounds
+ * (batch_rounds.c), the next of each outer row that is still undecided:
+ *
+ *	Prepack Semi Join		judges, drives the rounds, returns outer rows
+ *	  Prepack Batch			the calls of a round
+ *	    Prepack Rounds		buffers candidates of many outer rows
+ *	      Hash Join			the rest of the condition; a left join for an anti join
+ *
+ * Their right-handed kinds, for which the rows of the hash table are the outer ones, find the
+ * candidates of a row at any time. They stay as they are.
  */
 #include "batch_plan.h"
 
@@ -22,23 +32,39 @@
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
 
+/* True for joins that stop at an outer row's first partner. */
+static bool
+stops_early(JoinType type)
+{
+	return type == JOIN_SEMI || type == JOIN_ANTI;
+}
+
+/* Puts a node on a plan that passes its columns through, and may add some. */
+static Plan *
+make_above(Plan *outer, List *added, const CustomScanMethods *methods, PpPlanContext *context)
+{
+	CustomScan *node = makeNode(CustomScan);
+
+	node->custom_scan_tlist =
+	    list_concat(pp_plan_pass_through(outer->targetlist, OUTER_VAR), added);
+	node->scan.plan.targetlist = pp_plan_pass_through(node->custom_scan_tlist, INDEX_VAR);
+	node->scan.plan.lefttree = outer;
+	node->scan.plan.plan_node_id = context->next_id++;
+	node->methods = methods;
+	pp_plan_set_costs(&node->scan.plan, outer, 0);
+	return (Plan *) node;
+}
+
 /* Puts a node on a plan that adds one column, the number of the row. */
 static Plan *
 number_rows(Plan *outer, PpPlanContext *context)
 {
-	CustomScan *node = makeNode(CustomScan);
 	Const *number =
 	    makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(0), false, FLOAT8PASSBYVAL);
 	AttrNumber column = list_length(outer->targetlist) + 1;
 
-	node->custom_scan_tlist = lappend(pp_plan_pass_through(outer->targetlist, OUTER_VAR),
-	                                  makeTargetEntry((Expr *) number, column, NULL, true));
-	node->scan.plan.targetlist = pp_plan_pass_through(node->custom_scan_tlist, INDEX_VAR);
-	node->scan.plan.lefttree = outer;
-	node->scan.plan.plan_node_id = context->next_id++;
-	node->methods = &pp_number_scan_methods;
-	pp_plan_set_costs(&node->scan.plan, outer, 0);
-	return (Plan *) node;
+	return make_above(outer, list_make1(makeTargetEntry((Expr *) number, column, NULL, true)),
+	                  &pp_number_scan_methods, context);
 }
 
 /*
@@ -132,9 +158,9 @@ conditions_of(Node *tests, int n_before)
 	return conditions;
 }
 
-/* Makes the Outer Join node; everything is over OUTER_VAR of the plan below it. */
+/* Makes the Outer or Semi Join node; everything is over OUTER_VAR of the plan below it. */
 static Plan *
-make_settle(Plan *outer, const Plan *join, List *conditions, List *sides, List *tlist, List *quals,
+make_settle(Plan *outer, JoinType type, List *conditions, List *sides, List *tlist, List *quals,
             PpPlanContext *context)
 {
 	CustomScan *node = makeNode(CustomScan);
@@ -145,17 +171,25 @@ make_settle(Plan *outer, const Plan *join, List *conditions, List *sides, List *
 	node->scan.plan.lefttree = outer;
 	node->scan.plan.plan_node_id = context->next_id++;
 	node->custom_exprs = conditions;
-	node->custom_private = list_make2(makeInteger(((const Join *) join)->jointype), sides);
-	node->methods = &pp_settle_scan_methods;
+	node->custom_private = list_make2(makeInteger(type), sides);
+	node->methods = stops_early(type) ? &pp_semi_scan_methods : &pp_settle_scan_methods;
 	pp_plan_set_costs(&node->scan.plan, outer, 0);
 	return (Plan *) node;
 }
 
-/* Splits an outer join into one that finds candidates and the nodes that judge them. */
+/* True for joins that know how to leave their conditions to nodes above. */
+static bool
+can_split(JoinType type)
+{
+	return type == JOIN_LEFT || type == JOIN_RIGHT || type == JOIN_FULL || stops_early(type);
+}
+
+/* Splits a join into one that finds candidates and the nodes that judge them. */
 Plan *
-pp_plan_outer_join(Plan *plan, PpPlanContext *context)
+pp_plan_split_join(Plan *plan, PpPlanContext *context)
 {
 	Join *join = (Join *) plan;
+	JoinType type = join->jointype;
 	List *kept = join->joinqual;
 	List *taken = pp_plan_take_call_quals(&kept);
 	PpLeaves leaves = {.distinct = true};
@@ -165,7 +199,7 @@ pp_plan_outer_join(Plan *plan, PpPlanContext *context)
 	Node *tests;
 	Plan *top = plan;
 
-	if (taken == NIL || !can_batch(taken))
+	if (!can_split(type) || taken == NIL || !can_batch(taken))
 		return plan;
 	number_sides(plan, context);
 	numbers = list_make2(number_column(outerPlan(plan), OUTER_VAR),
@@ -182,10 +216,15 @@ pp_plan_outer_join(Plan *plan, PpPlanContext *context)
 	join->joinqual = kept;
 	join->inner_unique = false; /* the conditions taken may have been what made it so */
 
+	if (stops_early(type))
+	{
+		join->jointype = type == JOIN_SEMI ? JOIN_INNER : JOIN_LEFT;
+		top = make_above(plan, NIL, &pp_rounds_scan_methods, context);
+	}
 	tests = (Node *) make_ands_explicit(
 	    list_concat(list_make2(is_there(linitial(numbers)), is_there(lsecond(numbers))),
 	                all_true(taken)));
 	(void) pp_plan_stack_calls(&top, &tests, false, context);
-	return make_settle(top, plan, conditions_of(tests, list_length(numbers)),
+	return make_settle(top, type, conditions_of(tests, list_length(numbers)),
 	                   sides_of(leaves.leaves), tlist, quals, context);
 }

@@ -12,10 +12,9 @@
  * get their columns from Batch nodes between the node and its outer plan.
  *
  * Each call qual gets a Batch node of its own, in the planner's order (cheapest first), so that
- * later ones see survivors only. Nested calls take one node a level. ON conditions of outer joins
- * have a shape of their own (batch_join.c). What is not recognised stays as it is and runs row by
- * row: slower, never wrong. That holds for calls in index conditions, and for conditions of semi
- * and anti joins (EXISTS, IN), which stop at the first match.
+ * later ones see survivors only. Nested calls take one node a level. Conditions of outer, semi and
+ * anti joins have shapes of their own (batch_join.c). What is not recognised stays as it is and
+ * runs row by row: slower, never wrong. That holds for calls in index conditions.
  *
  * The tree comes fresh from the planner: it is changed in place before anybody else sees it.
  */
@@ -227,15 +226,11 @@ walk_hash_keys(HashJoin *join, PpPlanContext *context)
 	}
 }
 
-/* Joins: an outer one leaves the calls of its condition to nodes above it. */
+/* Joins: all but an inner one leave the calls of their conditions to nodes of their own above. */
 static Plan *
 walk_join(Plan *plan, PpPlanContext *context)
 {
-	JoinType type = ((Join *) plan)->jointype;
-
-	if (type == JOIN_LEFT || type == JOIN_RIGHT || type == JOIN_FULL)
-		plan = pp_plan_outer_join(plan, context);
-	return split_if_calls(plan, context);
+	return split_if_calls(pp_plan_split_join(plan, context), context);
 }
 
 /* True for nodes of ours, none of which can be marked and restored. */
@@ -247,7 +242,8 @@ is_ours(const Plan *plan)
 	if (!IsA(plan, CustomScan))
 		return false;
 	methods = ((const CustomScan *) plan)->methods;
-	return methods == &pp_batch_scan_methods || methods == &pp_settle_scan_methods;
+	return methods == &pp_batch_scan_methods || methods == &pp_settle_scan_methods ||
+	       methods == &pp_semi_scan_methods;
 }
 
 /*
@@ -459,6 +455,8 @@ pp_batch_install(void)
 	RegisterCustomScanMethods(&pp_batch_scan_methods);
 	RegisterCustomScanMethods(&pp_number_scan_methods);
 	RegisterCustomScanMethods(&pp_settle_scan_methods);
+	RegisterCustomScanMethods(&pp_rounds_scan_methods);
+	RegisterCustomScanMethods(&pp_semi_scan_methods);
 	prev_planner_hook = planner_hook;
 	planner_hook = batch_planner;
 }

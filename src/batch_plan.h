@@ -2,7 +2,7 @@
  * batch_plan.h: what the planner's files of the Prepack Batch node share.
  *
  *	batch_plan.c	the hook and the walk over plans
- *	batch_join.c	conditions of outer joins
+ *	batch_join.c	conditions of outer, semi and anti joins
  *	batch_nodes.c	the nodes put in, and the expressions between them
  */
 #ifndef PP_BATCH_PLAN_H
@@ -42,9 +42,9 @@ extern List *pp_plan_take_call_quals(List **quals);
 /* ---- batch_join.c ------------------------------------------------------------------------ */
 
 /*
- * Lets an outer join whose condition has calls leave the condition to nodes above it; returns the
- * topmost of them, or the join itself where nothing can be batched.
+ * Lets an outer, semi or anti join whose condition has calls leave the condition to nodes above it;
+ * returns the topmost of them, or the join itself where nothing can be batched.
  */
-extern Plan *pp_plan_outer_join(Plan *plan, PpPlanContext *context);
+extern Plan *pp_plan_split_join(Plan *plan, PpPlanContext *context);
 
 #endif /* PP_BATCH_PLAN_H */

@@ -47,16 +47,26 @@ CustomScanMethods pp_settle_scan_methods = {
     .CreateCustomScanState = create_settle,
 };
 
-/* Starts either node: there is only the outer plan. */
-static void
-begin_outer_plan(CustomScanState *node, EState *estate, int eflags)
+/* Makes a node's execution state, zeroed. */
+Node *
+pp_batch_new_state(Size bytes, const CustomExecMethods *methods)
+{
+	CustomScanState *state = (CustomScanState *) newNode(bytes, T_CustomScanState);
+
+	state->methods = methods;
+	return (Node *) state;
+}
+
+/* Starts a node that has only an outer plan. */
+void
+pp_batch_begin_outer(CustomScanState *node, EState *estate, int eflags)
 {
 	outerPlanState(node) = ExecInitNode(outerPlan(node->ss.ps.plan), estate, eflags);
 }
 
 /* Copies the first n values of a row into the node's scan slot, which the caller completes. */
-static TupleTableSlot *
-copy_values(CustomScanState *node, TupleTableSlot *row, int n)
+TupleTableSlot *
+pp_batch_copy_values(CustomScanState *node, TupleTableSlot *row, int n)
 {
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
 
@@ -65,6 +75,42 @@ copy_values(CustomScanState *node, TupleTableSlot *row, int n)
 	memcpy(slot->tts_values, row->tts_values, n * sizeof(Datum));
 	memcpy(slot->tts_isnull, row->tts_isnull, n * sizeof(bool));
 	return slot;
+}
+
+/* Returns the next row of next() that passes the node's filter, projected. */
+TupleTableSlot *
+pp_batch_filter(CustomScanState *node, bool (*next)(CustomScanState *node))
+{
+	ExprContext *econtext = node->ss.ps.ps_ExprContext;
+
+	while (next(node))
+	{
+		ResetExprContext(econtext);
+		econtext->ecxt_scantuple = node->ss.ss_ScanTupleSlot;
+		if (!ExecQual(node->ss.ps.qual, econtext))
+		{
+			InstrCountFiltered1(node, 1);
+			continue;
+		}
+		return node->ss.ps.ps_ProjInfo != NULL ? ExecProject(node->ss.ps.ps_ProjInfo)
+		                                       : node->ss.ss_ScanTupleSlot;
+	}
+	return NULL;
+}
+
+/* Shows the part of a join that a node does above it. */
+void
+pp_batch_explain_join(CustomScanState *node, const char *type, int64 n_rejected, List *ancestors,
+                      ExplainState *es)
+{
+	CustomScan *cscan = (CustomScan *) node->ss.ps.plan;
+	List *names = set_deparse_context_plan(es->deparse_cxt, &cscan->scan.plan, ancestors);
+	Node *condition = (Node *) make_ands_explicit(cscan->custom_exprs);
+
+	ExplainPropertyText("Join Type", type, es);
+	ExplainPropertyText("Join Filter", deparse_expression(condition, names, true, false), es);
+	if (es->analyze)
+		ExplainPropertyInteger("Rows Removed by Join Filter", NULL, n_rejected, es);
 }
 
 /* Returns the next row and its number. */
@@ -79,15 +125,15 @@ exec_number(CustomScanState *node)
 	if (TupIsNull(row))
 		return NULL;
 	n = row->tts_tupleDescriptor->natts;
-	slot = copy_values(node, row, n);
+	slot = pp_batch_copy_values(node, row, n);
 	slot->tts_values[n] = Int64GetDatum(++state->number);
 	slot->tts_isnull[n] = false;
 	return ExecStoreVirtualTuple(slot);
 }
 
-/* Ends either node. */
-static void
-end_outer_plan(CustomScanState *node)
+/* Ends it. */
+void
+pp_batch_end_outer(CustomScanState *node)
 {
 	ExecEndNode(outerPlanState(node));
 }
@@ -103,9 +149,9 @@ rescan_number(CustomScanState *node)
 
 static const CustomExecMethods number_exec_methods = {
     .CustomName = "Prepack Row Number",
-    .BeginCustomScan = begin_outer_plan,
+    .BeginCustomScan = pp_batch_begin_outer,
     .ExecCustomScan = exec_number,
-    .EndCustomScan = end_outer_plan,
+    .EndCustomScan = pp_batch_end_outer,
     .ReScanCustomScan = rescan_number,
 };
 
@@ -113,10 +159,7 @@ static const CustomExecMethods number_exec_methods = {
 static Node *
 create_number(CustomScan *cscan)
 {
-	NumberState *state = (NumberState *) newNode(sizeof(NumberState), T_CustomScanState);
-
-	state->css.methods = &number_exec_methods;
-	return (Node *) state;
+	return pp_batch_new_state(sizeof(NumberState), &number_exec_methods);
 }
 
 /* ---- Prepack Outer Join ------------------------------------------------------------------ */
@@ -157,7 +200,7 @@ begin_settle(CustomScanState *node, EState *estate, int eflags)
 	List *sides = lsecond(cscan->custom_private);
 	ListCell *lc;
 
-	begin_outer_plan(node, estate, eflags);
+	pp_batch_begin_outer(node, estate, eflags);
 	state->condition = ExecInitQual(cscan->custom_exprs, &node->ss.ps);
 	state->keeps_outer = type == JOIN_LEFT || type == JOIN_FULL;
 	state->keeps_inner = type == JOIN_RIGHT || type == JOIN_FULL;
@@ -172,14 +215,14 @@ begin_settle(CustomScanState *node, EState *estate, int eflags)
 static void
 store_row(SettleState *state, TupleTableSlot *row)
 {
-	ExecStoreVirtualTuple(copy_values(&state->css, row, row->tts_tupleDescriptor->natts));
+	ExecStoreVirtualTuple(pp_batch_copy_values(&state->css, row, row->tts_tupleDescriptor->natts));
 }
 
 /* Puts a row into the scan slot with NULLs for the columns of one side. */
 static void
 store_extended(SettleState *state, TupleTableSlot *row, PpSide missing)
 {
-	TupleTableSlot *slot = copy_values(&state->css, row, row->tts_tupleDescriptor->natts);
+	TupleTableSlot *slot = pp_batch_copy_values(&state->css, row, row->tts_tupleDescriptor->natts);
 
 	for (int i = 0; i < state->n_columns; i++)
 		if (state->sides[i] == missing)
@@ -313,8 +356,10 @@ next_unmatched_inner(SettleState *state)
 
 /* Gets the next row of the join into the scan slot; false at the end. */
 static bool
-next_row(SettleState *state)
+next_row(CustomScanState *node)
 {
+	SettleState *state = (SettleState *) node;
+
 	while (!state->at_end)
 	{
 		TupleTableSlot *row = state->held;
@@ -345,21 +390,7 @@ next_row(SettleState *state)
 static TupleTableSlot *
 exec_settle(CustomScanState *node)
 {
-	ExprContext *econtext = node->ss.ps.ps_ExprContext;
-
-	while (next_row((SettleState *) node))
-	{
-		ResetExprContext(econtext);
-		econtext->ecxt_scantuple = node->ss.ss_ScanTupleSlot;
-		if (!ExecQual(node->ss.ps.qual, econtext))
-		{
-			InstrCountFiltered1(node, 1);
-			continue;
-		}
-		return node->ss.ps.ps_ProjInfo != NULL ? ExecProject(node->ss.ps.ps_ProjInfo)
-		                                       : node->ss.ss_ScanTupleSlot;
-	}
-	return NULL;
+	return pp_batch_filter(node, next_row);
 }
 
 /* Forgets all rows. */
@@ -385,7 +416,7 @@ static void
 end_settle(CustomScanState *node)
 {
 	forget_rows((SettleState *) node);
-	end_outer_plan(node);
+	pp_batch_end_outer(node);
 }
 
 /* Starts over. */
@@ -402,15 +433,9 @@ static void
 explain_settle(CustomScanState *node, List *ancestors, ExplainState *es)
 {
 	SettleState *state = (SettleState *) node;
-	CustomScan *cscan = (CustomScan *) node->ss.ps.plan;
 	const char *type = state->keeps_outer ? (state->keeps_inner ? "Full" : "Left") : "Right";
-	List *names = set_deparse_context_plan(es->deparse_cxt, &cscan->scan.plan, ancestors);
-	Node *condition = (Node *) make_ands_explicit(cscan->custom_exprs);
 
-	ExplainPropertyText("Join Type", type, es);
-	ExplainPropertyText("Join Filter", deparse_expression(condition, names, true, false), es);
-	if (es->analyze)
-		ExplainPropertyInteger("Rows Removed by Join Filter", NULL, state->n_rejected, es);
+	pp_batch_explain_join(node, type, state->n_rejected, ancestors, es);
 }
 
 static const CustomExecMethods settle_exec_methods = {
@@ -426,8 +451,5 @@ static const CustomExecMethods settle_exec_methods = {
 static Node *
 create_settle(CustomScan *cscan)
 {
-	SettleState *state = (SettleState *) newNode(sizeof(SettleState), T_CustomScanState);
-
-	state->css.methods = &settle_exec_methods;
-	return (Node *) state;
+	return pp_batch_new_state(sizeof(SettleState), &settle_exec_methods);
 }
