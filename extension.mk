@@ -6,7 +6,8 @@ MODULE_big = prepack
 EXTENSION  = prepack
 DATA       = prepack--1.0.sql
 OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_proc.o src/errors.o \
-             src/client.o src/client_wire.o src/endpoints.o src/models.o src/call.o src/call_types.o \
+             src/client.o src/client_wire.o src/client_probe.o src/endpoints.o src/models.o \
+             src/call.o src/call_types.o \
              src/batch_plan.o src/batch_hoist.o src/batch_exec.o src/batch_memo.o \
              src/batch_nodes.o src/batch_join.o src/batch_settle.o src/batch_rounds.o src/stats.o \
              src/funcs_admin.o src/funcs_rows.o src/funcs_views.o \

@@ -15,7 +15,6 @@
 #include "client.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -36,7 +35,6 @@
 #include "stats.h"
 
 #define PP_READ_BYTES (256 * 1024)
-#define PP_PROBE_MS   2000
 
 typedef struct Connection
 {
@@ -234,8 +232,8 @@ pump(bool wait, long timeout_ms)
  * Opens the engine's socket. The path is relative: every server process works in the data
  * directory.
  */
-static pgsocket
-open_socket(void)
+pgsocket
+pp_client_socket(void)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	pgsocket fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -349,6 +347,8 @@ static void
 wait_for_engine(TimestampTz deadline)
 {
 	PpEngineState state;
+	bool is_foreign;
+	char why[sizeof(pp_shared->last_error)];
 
 	ConditionVariablePrepareToSleep(&pp_shared->state_changed);
 	for (;;)
@@ -357,6 +357,8 @@ wait_for_engine(TimestampTz deadline)
 
 		LWLockAcquire(pp_shared->lock, LW_SHARED);
 		state = pp_shared->state;
+		is_foreign = pp_shared->is_foreign;
+		strlcpy(why, pp_shared->last_error, sizeof(why));
 		LWLockRelease(pp_shared->lock);
 		if (state == PP_ENGINE_READY || state == PP_ENGINE_DEGRADED || left <= 0)
 			break;
@@ -364,6 +366,10 @@ wait_for_engine(TimestampTz deadline)
 		                            PP_WAIT_EVENT_NEW("PrepackEngineStart"));
 	}
 	ConditionVariableCancelSleep();
+	if (state == PP_ENGINE_DEGRADED && is_foreign)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+		                errmsg("inference engine is of another version than the library"),
+		                errdetail_internal("%s", why), errhint(PP_FOREIGN_HINT)));
 	if (state == PP_ENGINE_DEGRADED)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 		                errmsg("inference engine is not running"),
@@ -388,7 +394,7 @@ connect_engine(TimestampTz deadline)
 	while (conn.fd == PGINVALID_SOCKET)
 	{
 		wait_for_engine(deadline);
-		conn.fd = open_socket();
+		conn.fd = pp_client_socket();
 		if (conn.fd != PGINVALID_SOCKET)
 			break;
 		/* The engine has just died, and the supervisor has not noticed yet. */
@@ -718,71 +724,4 @@ pp_client_salt(uint8 salt[16])
 {
 	pp_require_preload();
 	make_salt(salt);
-}
-
-/* ---- a look from outside ------------------------------------------------------------------ */
-
-/* Reads exactly n bytes within the probe's time. */
-static bool
-read_exactly(int fd, uint8 *out, Size n)
-{
-	while (n > 0)
-	{
-		struct pollfd p = {.fd = fd, .events = POLLIN};
-		ssize_t got;
-
-		if (poll(&p, 1, PP_PROBE_MS) <= 0)
-			return false;
-		got = recv(fd, out, n, 0);
-		if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
-			return false; /* at its end, recv leaves errno as it was */
-		if (got > 0)
-		{
-			out += got;
-			n -= got;
-		}
-	}
-	return true;
-}
-
-/* Reads one frame of the wanted type. */
-static bool
-read_frame(int fd, llm_wire_type type, uint8 *payload, Size size, Size *n)
-{
-	uint8 header[LLM_WIRE_HEADER];
-	llm_wire_header h;
-
-	if (!read_exactly(fd, header, sizeof(header)) || !llm_wire_get_header(header, &h) ||
-	    h.type != type || h.length > size)
-		return false;
-	*n = h.length;
-	return read_exactly(fd, payload, h.length);
-}
-
-/* Asks for the statistics on a connection of its own, which no job can hold up; never raises. */
-bool
-pp_client_probe(PpEngineInfo *info)
-{
-	uint8 bytes[256];
-	uint8 reply[2048];
-	llm_wire_writer w = {.bytes = bytes, .capacity = sizeof(bytes), .grow = pp_wire_refuse};
-	Size n;
-	int fd = open_socket();
-	bool answers;
-
-	if (fd == PGINVALID_SOCKET)
-		return false;
-	llm_wire_begin(&w, LLM_WIRE_HELLO, 1);
-	llm_wire_put_u32(&w, LLM_WIRE_MAGIC);
-	llm_wire_put_u32(&w, LLM_WIRE_VERSION);
-	llm_wire_put_u32(&w, (uint32) MyProcPid);
-	llm_wire_end(&w);
-	llm_wire_begin(&w, LLM_WIRE_STATS, 2);
-	llm_wire_end(&w);
-	answers = send(fd, bytes, w.n, MSG_NOSIGNAL) == (ssize_t) w.n &&
-	          read_frame(fd, LLM_WIRE_WELCOME, reply, sizeof(reply), &n) &&
-	          read_frame(fd, LLM_WIRE_STATS_REPLY, reply, sizeof(reply), &n) &&
-	          pp_wire_get_stats(reply, n, info);
-	close(fd);
-	return answers;
 }

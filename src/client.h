@@ -145,11 +145,18 @@ extern bool pp_client_unload(const char *path);
 extern const char *pp_client_kind(const char *path);
 extern void pp_client_salt(uint8 salt[16]);
 
-/*
- * For the supervisor and the view status: false when the engine does not answer within 2 s. Never
- * raises, and works on a connection of its own.
- */
-extern bool pp_client_probe(PpEngineInfo *info);
+/* What a look at the engine found. */
+typedef enum PpProbe
+{
+	PP_PROBE_SILENT,  /* no answer within 2 s */
+	PP_PROBE_FOREIGN, /* not the language of this library: why says what differs */
+	PP_PROBE_ANSWERS
+} PpProbe;
+
+/* client_probe.c: for the supervisor and the view status; never raises. */
+extern PpProbe pp_client_probe(PpEngineInfo *info, char *why, Size size);
+#define PP_FOREIGN_HINT \
+	"Restart the server, so that it loads the library that was installed with the engine."
 
 /* errors.c: raises engine status as an error: SQLSTATE, message, DETAIL, HINT by its kind. */
 extern _Noreturn void pp_raise(int status, const char *message);

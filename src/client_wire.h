@@ -54,4 +54,7 @@ extern bool pp_wire_take(PpRequest *req, const llm_wire_header *h, const uint8 *
                          void (*count)(const PpRow *row));
 extern bool pp_wire_get_stats(const uint8 *payload, Size n, PpEngineInfo *info);
 
+/* client.c: a socket connected to the engine, or PGINVALID_SOCKET. */
+extern pgsocket pp_client_socket(void);
+
 #endif /* PP_CLIENT_WIRE_H */

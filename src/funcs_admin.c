@@ -287,6 +287,7 @@ pp_status(PG_FUNCTION_ARGS)
 	bool nulls[PP_STATUS_COLUMNS] = {0};
 	PpShared copy;
 	PpEngineInfo info = {0};
+	char why[sizeof(copy.last_error)];
 	bool known;
 	int i = 0;
 
@@ -296,7 +297,8 @@ pp_status(PG_FUNCTION_ARGS)
 	LWLockAcquire(pp_shared->lock, LW_SHARED);
 	memcpy(&copy, pp_shared, sizeof(copy));
 	LWLockRelease(pp_shared->lock);
-	known = copy.state == PP_ENGINE_READY && pp_client_probe(&info);
+	known = copy.state == PP_ENGINE_READY &&
+	        pp_client_probe(&info, why, sizeof(why)) == PP_PROBE_ANSWERS;
 	values[i++] = CStringGetTextDatum(state_name(copy.state));
 	nulls[i] = copy.engine_pid == 0;
 	values[i++] = Int32GetDatum(copy.engine_pid);

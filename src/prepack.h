@@ -69,7 +69,7 @@ typedef enum PpEngineState
 	PP_ENGINE_DOWN,     /* no supervisor, or it has just started */
 	PP_ENGINE_STARTING, /* process started, socket not answering yet */
 	PP_ENGINE_READY,
-	PP_ENGINE_DEGRADED /* failed repeatedly; retried once a minute */
+	PP_ENGINE_DEGRADED /* failed repeatedly, or is_foreign; retried once a minute */
 } PpEngineState;
 
 /*
@@ -89,6 +89,7 @@ typedef struct PpShared
 	uint64 restarts;         /* starts after the first */
 	TimestampTz started_at;  /* of the running engine */
 	int last_exit;           /* wait status of the engine that ended last */
+	bool is_foreign;         /* the engine speaks another language than the library */
 	bool restart_requested;  /* set by restart_engine(), cleared by the supervisor */
 	pg_atomic_uint64 n_unloads; /* models taken out of the engine; needs no lock */
 	char last_error[256];

@@ -52,7 +52,8 @@ typedef struct Supervisor
 	int n_failures;         /* quick ones in a row */
 	uint64 n_starts;
 	bool told_degraded;
-	int n_missed; /* probes without an answer, in a row */
+	bool is_foreign; /* the engine speaks another language */
+	int n_missed;    /* probes without an answer, in a row */
 } Supervisor;
 
 static Supervisor sup;
@@ -83,6 +84,7 @@ publish(PpEngineState state, const char *error)
 	pp_shared->engine_pid = sup.proc.pid;
 	pp_shared->generation = sup.n_starts;
 	pp_shared->started_at = sup.started;
+	pp_shared->is_foreign = sup.is_foreign;
 	if (error != NULL)
 		strlcpy(pp_shared->last_error, error, sizeof(pp_shared->last_error));
 	LWLockRelease(pp_shared->lock);
@@ -149,6 +151,8 @@ plan_restart(const char *why, bool requested)
 
 	if (requested || lived_ms > QUICK_FAILURE_MS)
 		sup.n_failures = 0;
+	if (requested)
+		sup.told_degraded = false; /* whoever asks wants to know how it ends */
 	if (!requested)
 		sup.n_failures++;
 	delay_ms = requested
@@ -201,6 +205,7 @@ start_engine(void)
 	}
 	sup.n_starts++;
 	sup.n_missed = 0;
+	sup.is_foreign = false;
 	LWLockAcquire(pp_shared->lock, LW_EXCLUSIVE);
 	pp_shared->restarts = sup.n_starts - 1;
 	LWLockRelease(pp_shared->lock);
@@ -216,14 +221,39 @@ kill_engine(const char *why)
 	kill(sup.proc.pid, SIGKILL);
 }
 
+/*
+ * Ends an engine that speaks another language than the library. It is of another version; the
+ * program may be replaced once more, so it is tried again, as one that failed is.
+ */
+static void
+refuse_engine(const char *why)
+{
+	if (!sup.told_degraded)
+		ereport(LOG, (errmsg("inference engine is of another version than the library, retrying "
+		                     "once a minute"),
+		              errdetail_internal("%s", why), errhint(PP_FOREIGN_HINT)));
+	sup.told_degraded = true;
+	sup.is_foreign = true;
+	pp_engine_stop(&sup.proc, STOP_GRACE_MS);
+	sup.next_start = GetCurrentTimestamp() + DEGRADED_RETRY_MS * INT64CONST(1000);
+	publish(PP_ENGINE_DEGRADED, why);
+}
+
 /* Looks at a running engine: does it answer, does it make progress? */
 static void
 look_at_engine(void)
 {
 	int64 age_ms = (GetCurrentTimestamp() - sup.started) / 1000;
 	PpEngineInfo info = {0};
-	bool answers = pp_client_probe(&info);
+	char why[sizeof(pp_shared->last_error)];
+	PpProbe found = pp_client_probe(&info, why, sizeof(why));
+	bool answers = found == PP_PROBE_ANSWERS;
 
+	if (found == PP_PROBE_FOREIGN)
+	{
+		refuse_engine(why);
+		return;
+	}
 	if (answers)
 		sup.n_missed = 0;
 	if (sup.state != PP_ENGINE_READY)

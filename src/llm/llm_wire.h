@@ -30,7 +30,7 @@
 #include <string.h>
 
 #define LLM_WIRE_MAGIC       0x4b505250u /* "PRPK" */
-#define LLM_WIRE_VERSION     1u
+#define LLM_WIRE_VERSION     1u          /* goes up with every change of a frame's layout */
 #define LLM_WIRE_HEADER      16u
 #define LLM_WIRE_PAYLOAD_MAX (64u << 20)
 #define LLM_WIRE_CHUNK       (1u << 20) /* advised size of a ROWS frame */
