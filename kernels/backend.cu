@@ -232,6 +232,12 @@ cuda_destroy(pp_backend *be)
 		cudaFree(cu->ropes[i].dev);
 	cudaFreeHost(cu->pinned.data);
 	cudaFreeHost(cu->pinned_out.data);
+	for (int i = 0; i < 2; i++)
+	{
+		cudaFreeHost(cu->pinned_load[i].data);
+		if (cu->load_sent[i] != NULL)
+			cudaEventDestroy(cu->load_sent[i]);
+	}
 	if (cu->planned != NULL)
 		cudaEventDestroy(cu->planned);
 	if (cu->stream != NULL)

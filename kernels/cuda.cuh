@@ -274,9 +274,12 @@ struct pp_cuda
 	bool failed; /* a sticky error: the process must end */
 	cudaStream_t stream;
 	cuda_buffer scratch[CUDA_N_SCRATCH];
-	cuda_buffer pinned;     /* host: the plan as it is built */
-	cudaEvent_t planned;    /* the last copy out of pinned */
-	cuda_buffer pinned_out; /* host: small downloads */
+	cuda_buffer pinned;         /* host: the plan as it is built */
+	cudaEvent_t planned;        /* the last copy out of pinned */
+	cuda_buffer pinned_out;     /* host: small downloads */
+	cuda_buffer pinned_load[2]; /* host: pieces of weights on their way */
+	cudaEvent_t load_sent[2];   /* the last copy out of each */
+	uint32_t i_load;            /* whose turn it is */
 	cuda_blas *blas;
 	cuda_kv kv;
 	cuda_rope ropes[CUDA_N_ROPES];

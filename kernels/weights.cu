@@ -5,15 +5,22 @@
  *	out   parts of blocks: tiles of 4 or 8 bits (quant.cu). Other types, and PP_PREC_BF16:
  *	      [Σ n_rows, n_cols] bf16, nearest even of the value that the block type defines; and
  *	      PP_PREC_FP8: from there to e4m3 with a scale a row (fp8.cu)
- *	grid  bf16: a thread a weight; a part goes in pieces of STAGE_BYTES through one staging buffer
+ *	grid  bf16: a thread a weight; a part goes in pieces of STAGE_BYTES through staging buffers:
+ *	      two in pinned host memory, which several threads fill in turns, since one alone does not
+ *	      keep up with the bus, and one on the device. Rows that are bf16 already go to their place
  *
  * The file's bytes cross the bus, not their expansion. Each value is computed in float as the block
  * formats' reference does, so that it is the value of the CPU backend to the bit before it is
  * narrowed; quant.cuh says why one fused operation does.
  */
+#include <string.h>
+#include <system_error>
+#include <thread>
+
 #include "blocks.cuh"
 
-#define STAGE_BYTES ((size_t) 64 << 20)
+#define STAGE_BYTES ((size_t) 16 << 20)
+#define COPIERS     6u
 
 /* Weight i of a row. */
 static __device__ float
@@ -71,23 +78,73 @@ convert(pp_cuda *cu, pp_matrix *m, size_t row, const uint8_t *stage, const block
 	return cuda_launched(cu, "weights");
 }
 
+/* Copies by several threads. */
+static void
+copy_wide(uint8_t *to, const uint8_t *from, size_t bytes)
+{
+	const size_t share = bytes / COPIERS;
+	std::thread others[COPIERS - 1];
+	size_t done = 0;
+
+	try
+	{
+		for (std::thread &t : others)
+		{
+			t = std::thread(memcpy, to + done, from + done, share);
+			done += share;
+		}
+	}
+	catch (const std::system_error &)
+	{
+		/* no more threads: the rest is copied here */
+	}
+	memcpy(to + done, from + done, bytes - done);
+	for (std::thread &t : others)
+		if (t.joinable())
+			t.join();
+}
+
+/* Sends a piece of the file, while the one before may still be under way. */
+static pp_result
+send_piece(pp_cuda *cu, void *dev_to, const void *from, size_t bytes)
+{
+	cuda_buffer *b = &cu->pinned_load[cu->i_load];
+	cudaEvent_t *sent = &cu->load_sent[cu->i_load];
+	pp_result result = PP_OK;
+
+	cu->i_load ^= 1;
+	if (*sent == NULL)
+		result = cuda_check(cu, cudaEventCreateWithFlags(sent, cudaEventDisableTiming), "weights");
+	else
+		result = cuda_check(cu, cudaEventSynchronize(*sent), "weights");
+	if (result != PP_OK)
+		return result;
+	if (!cuda_pinned(cu, b, bytes > STAGE_BYTES ? bytes : STAGE_BYTES))
+		return cu->failed ? PP_E_DEVICE : PP_E_NOMEM;
+	copy_wide((uint8_t *) b->data, (const uint8_t *) from, bytes);
+	result =
+	    cuda_check(cu, cudaMemcpyAsync(dev_to, b->data, bytes, cudaMemcpyHostToDevice, cu->stream),
+	               "weights");
+	return result == PP_OK ? cuda_check(cu, cudaEventRecord(*sent, cu->stream), "weights") : result;
+}
+
 /* One part, in pieces of whole rows. */
 static pp_result
 load_part(pp_cuda *cu, pp_matrix *m, size_t row, const pp_matrix_part *p, uint8_t *stage)
 {
 	const size_t rows_piece = STAGE_BYTES / p->row_bytes > 0 ? STAGE_BYTES / p->row_bytes : 1;
 	const block_type *type = block_find(p->dtype);
+	const bool as_is = p->dtype == PP_BF16 && m->tiles == NULL &&
+	                   p->row_bytes == (size_t) m->n_cols * sizeof(bf16);
 	pp_result result = PP_OK;
 
 	for (size_t r = 0; result == PP_OK && r < p->n_rows; r += rows_piece)
 	{
 		size_t n = p->n_rows - r < rows_piece ? p->n_rows - r : rows_piece;
+		void *to = as_is ? (void *) (m->data + (row + r) * m->n_cols) : stage;
 
-		result = cuda_check(cu,
-		                    cudaMemcpyAsync(stage, (const uint8_t *) p->data + r * p->row_bytes,
-		                                    n * p->row_bytes, cudaMemcpyHostToDevice, cu->stream),
-		                    "weights");
-		if (result == PP_OK)
+		result = send_piece(cu, to, (const uint8_t *) p->data + r * p->row_bytes, n * p->row_bytes);
+		if (result == PP_OK && !as_is)
 			result = convert(cu, m, row + r, stage, type, n, p->row_bytes);
 	}
 	return result;
