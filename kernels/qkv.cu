@@ -6,16 +6,22 @@
  *	k, v  → KV pages at plan.token_kv (causal), or k[T, Hkv · Dh], v[T, Hkv · Dh]; k as q, v as it
  *	is
  *
- * Grid: a block of 8 warps a token; cosines of the token's position once into shared memory, then a
- * warp a head, the head in shared memory as float. The angle is the float product of position and
- * inverse frequency, as in the reference. Tokens with nowhere to go (beyond the real ones of a
- * recorded pass) write q alone.
+ * Two kernels, chosen by the shape alone. qkv_wide, for heads of 32, 64, 128 and 256: a block takes
+ * one token, or four where that fills the card; eight elements a thread, so a head is 4 to 32 lanes
+ * and pairs that turn together change lanes by shuffles. qkv_kernel, for any head: a block of 8
+ * warps a token, a warp a head, the head in shared memory as float. Both have the cosines of a
+ * token's position in shared memory before the kernel in front ends. The angle is the float product
+ * of position and inverse frequency, as in the reference. Tokens with nowhere to go (beyond the
+ * real ones of a recorded pass) write q alone.
  */
 #include <string.h>
 
 #include "cuda.cuh"
 
-#define WARPS 8
+#define WARPS   8
+#define THREADS 256u /* of qkv_wide */
+#define TOKENS  4u   /* of a block of it, at most */
+#define WIDE    8u   /* elements a thread */
 
 struct qkv_args
 {
@@ -28,6 +34,7 @@ struct qkv_args
 	const float *inv_freq; /* [n_dims / 2], NULL: no rotation */
 	const float *q_norm;
 	const float *k_norm;
+	uint32_t n_tokens;
 	uint32_t n_heads;
 	uint32_t n_kv_heads;
 	uint32_t d;
@@ -89,7 +96,7 @@ kv_place(const qkv_args &a, uint32_t t, uint32_t h, uint32_t v)
 /* One token. */
 static __global__ void __launch_bounds__(32 * WARPS) qkv_kernel(qkv_args a)
 {
-	cuda_begin();
+	cuda_let_next();
 	__shared__ float cosines[PP_CUDA_D_HEAD]; /* cos, then sin */
 	__shared__ float heads[WARPS][PP_CUDA_D_HEAD];
 	const uint32_t t = blockIdx.x;
@@ -104,6 +111,7 @@ static __global__ void __launch_bounds__(32 * WARPS) qkv_kernel(qkv_args a)
 		cosines[i] = cosf(angle) * a.mscale;
 		cosines[PP_CUDA_D_HEAD / 2 + i] = sinf(angle) * a.mscale;
 	}
+	cuda_wait_before();
 	__syncthreads();
 	for (uint32_t h = threadIdx.x / 32; h < n; h += WARPS)
 	{
@@ -122,6 +130,175 @@ static __global__ void __launch_bounds__(32 * WARPS) qkv_kernel(qkv_args a)
 			*(__nv_bfloat162 *) (to + 2 * i) = __floats2bfloat162_rn(head[2 * i], head[2 * i + 1]);
 		__syncwarp();
 	}
+}
+
+/* Eight elements of a head, as floats. */
+struct octet
+{
+	float v[WIDE];
+};
+
+/* Loads eight bf16 at once. */
+static __device__ octet
+load_octet(const bf16 *p)
+{
+	const uint4 raw = *(const uint4 *) p;
+	const __nv_bfloat162 *pairs = (const __nv_bfloat162 *) &raw;
+	octet x;
+
+#pragma unroll
+	for (uint32_t i = 0; i < WIDE / 2; i++)
+	{
+		float2 two = __bfloat1622float2(pairs[i]);
+
+		x.v[2 * i] = two.x;
+		x.v[2 * i + 1] = two.y;
+	}
+	return x;
+}
+
+/* Stores eight bf16 at once. */
+static __device__ void
+store_octet(bf16 *p, const octet &x)
+{
+	uint4 raw;
+	__nv_bfloat162 *pairs = (__nv_bfloat162 *) &raw;
+
+#pragma unroll
+	for (uint32_t i = 0; i < WIDE / 2; i++)
+		pairs[i] = __floats2bfloat162_rn(x.v[2 * i], x.v[2 * i + 1]);
+	*(uint4 *) p = raw;
+}
+
+/* The norm of a head that LANES threads hold. */
+template <uint32_t LANES>
+static __device__ void
+norm_octet(const qkv_args &a, octet *x, const float *w, uint32_t part, uint32_t mask)
+{
+	float squares = 0.0f;
+
+#pragma unroll
+	for (uint32_t i = 0; i < WIDE; i++)
+		squares += x->v[i] * x->v[i];
+#pragma unroll
+	for (uint32_t step = LANES / 2; step > 0; step /= 2)
+		squares += __shfl_xor_sync(mask, squares, step);
+	squares = rsqrtf(squares / (float) a.d + a.eps);
+#pragma unroll
+	for (uint32_t i = 0; i < WIDE; i++)
+		x->v[i] *= squares * (w[part * WIDE + i] + a.offset);
+}
+
+/* Turns the pairs of a head; the other half of a pair is in this thread or some lanes away. */
+static __device__ void
+turn_octet(const qkv_args &a, octet *x, const float *cosines, uint32_t part, uint32_t mask)
+{
+	const uint32_t half = a.n_dims / 2;
+	const uint32_t first = part * WIDE;
+	const float *sines = cosines + PP_CUDA_D_HEAD / 2;
+
+	if (a.interleaved)
+	{
+#pragma unroll
+		for (uint32_t i = 0; i < WIDE; i += 2)
+			if (first + i < a.n_dims)
+			{
+				float c = cosines[(first + i) / 2];
+				float s = sines[(first + i) / 2];
+				float x0 = x->v[i];
+
+				x->v[i] = x0 * c - x->v[i + 1] * s;
+				x->v[i + 1] = x->v[i + 1] * c + x0 * s;
+			}
+		return;
+	}
+	const bool low = first < half;
+	const uint32_t at = low ? first : first - half; /* beyond n_dims it is not read */
+	const uint32_t lane = threadIdx.x % 32;
+	const uint32_t other = first >= a.n_dims ? lane : low ? lane + half / WIDE : lane - half / WIDE;
+
+#pragma unroll
+	for (uint32_t i = 0; i < WIDE; i++)
+	{
+		float y = __shfl_sync(mask, x->v[i], other);
+
+		if (first < a.n_dims)
+			x->v[i] = low ? x->v[i] * cosines[at + i] - y * sines[at + i]
+			              : x->v[i] * cosines[at + i] + y * sines[at + i];
+	}
+}
+
+/* Up to TOKENS tokens; LANES threads a head. */
+template <uint32_t LANES>
+static __global__ void
+__launch_bounds__(THREADS) qkv_wide(qkv_args a, uint32_t n_block)
+{
+	cuda_let_next();
+	__shared__ float cosines[TOKENS][PP_CUDA_D_HEAD]; /* cos, then sin */
+	const uint32_t t0 = blockIdx.x * n_block;
+	const uint32_t n_tokens = min(n_block, a.n_tokens - t0);
+	const uint32_t n = a.n_heads + 2 * a.n_kv_heads;
+	const uint32_t half = a.n_dims / 2;
+	const uint32_t part = threadIdx.x % LANES;
+	const uint32_t mask =
+	    LANES == 32 ? 0xffffffffu : ((1u << LANES % 32) - 1) << threadIdx.x % 32 / LANES * LANES;
+
+	for (uint32_t i = threadIdx.x; a.inv_freq != NULL && i < n_tokens * half; i += THREADS)
+	{
+		float angle = (float) a.pos[t0 + i / half] * a.inv_freq[i % half];
+
+		cosines[i / half][i % half] = cosf(angle) * a.mscale;
+		cosines[i / half][PP_CUDA_D_HEAD / 2 + i % half] = sinf(angle) * a.mscale;
+	}
+	cuda_wait_before();
+	__syncthreads();
+	for (uint32_t g = threadIdx.x / LANES; g < n_tokens * n; g += THREADS / LANES)
+	{
+		const uint32_t t = t0 + g / n;
+		const uint32_t h = g % n;
+		const bool is_q = h < a.n_heads;
+		const uint32_t is_v = h >= a.n_heads + a.n_kv_heads;
+		const float *w = is_q ? a.q_norm : a.k_norm;
+		octet x = load_octet(a.qkv + ((size_t) t * n + h) * a.d + part * WIDE);
+		bf16 *to = is_q ? a.q + ((size_t) t * a.n_heads + h) * a.d
+		                : kv_place(a, t, (h - a.n_heads) % a.n_kv_heads, is_v);
+
+		if (!is_v && w != NULL)
+			norm_octet<LANES>(a, &x, w, part, mask);
+		if (!is_v && a.inv_freq != NULL)
+			turn_octet(a, &x, cosines[g / n], part, mask);
+		if (to != NULL)
+			store_octet(to + part * WIDE, x);
+	}
+}
+
+/* Whether qkv_wide takes a shape: by nothing that depends on the tokens. */
+static bool
+is_wide(const qkv_args *a)
+{
+	const uint32_t turned = a->interleaved ? a->n_dims : a->n_dims / 2;
+
+	return (a->d == 32 || a->d == 64 || a->d == 128 || a->d == 256) &&
+	       (a->inv_freq == NULL || turned % WIDE == 0);
+}
+
+/* Launches the kernel of the shape. */
+static void
+launch(pp_cuda *cu, const qkv_args *a)
+{
+	const uint32_t n_block = a->n_tokens > 4 * (uint32_t) cu->n_sms ? TOKENS : 1;
+	const uint32_t n_blocks = (a->n_tokens + n_block - 1) / n_block;
+
+	if (!is_wide(a))
+		cuda_launch(cu, qkv_kernel, a->n_tokens, 32 * WARPS, 0, *a);
+	else if (a->d == 32)
+		cuda_launch(cu, qkv_wide<4>, n_blocks, THREADS, 0, *a, n_block);
+	else if (a->d == 64)
+		cuda_launch(cu, qkv_wide<8>, n_blocks, THREADS, 0, *a, n_block);
+	else if (a->d == 128)
+		cuda_launch(cu, qkv_wide<16>, n_blocks, THREADS, 0, *a, n_block);
+	else
+		cuda_launch(cu, qkv_wide<32>, n_blocks, THREADS, 0, *a, n_block);
 }
 
 /* The device's copy of the frequencies, by content. NULL with a message. */
@@ -182,6 +359,7 @@ cuda_qkv_prepare(pp_backend *be, pp_act *dev_q, const pp_act *dev_qkv, const uin
 	a.token_kv = cu->plan.token_kv;
 	a.q_norm = dev_q_norm;
 	a.k_norm = dev_k_norm;
+	a.n_tokens = cuda_bound_tokens(cu, n_tokens);
 	a.n_heads = attn->n_heads;
 	a.n_kv_heads = attn->n_kv_heads;
 	a.d = attn->d_head;
@@ -190,6 +368,6 @@ cuda_qkv_prepare(pp_backend *be, pp_act *dev_q, const pp_act *dev_qkv, const uin
 	a.eps = eps;
 	a.offset = plus_one ? 1.0f : 0.0f;
 	a.interleaved = rope->interleaved;
-	cuda_launch(cu, qkv_kernel, cuda_bound_tokens(cu, n_tokens), 32 * WARPS, 0, a);
+	launch(cu, &a);
 	return cuda_launched(cu, "qkv");
 }
