@@ -5,10 +5,10 @@
  *	out = (s − mean) / sqrt(var + eps) · w + b     bf16 [T, d]; RMS: mean = 0, var = mean of s²
  *	x = s, or x = the norm in float (norm_post), or x is absent and s = add
  *
- * Grid: a block of 256 threads a row, whatever T is; the row's sums stay in shared memory, d floats
- * (d <= 49,152 on the cards this runs on). The order of additions follows from d alone. Rows may be
- * taken from a list (norm_rows). Whole rows move in pieces of four elements where d is a multiple
- * of four.
+ * Grid: a block a row, whatever T is. Rows of a multiple of four elements, up to 8,192, stay in
+ * registers (norm_held), which has w and b there before the kernel in front ends; others stay in
+ * shared memory, d floats (d <= 49,152 on the cards this runs on). The order of additions follows
+ * from d alone. Rows may be taken from a list (norm_rows).
  */
 #include "cuda.cuh"
 
@@ -159,6 +159,88 @@ __launch_bounds__(THREADS) norm_kernel(norm_args a)
 	}
 }
 
+/* One row of up to N · COUNT · 4 elements in the registers of N threads. */
+template <int N, int COUNT>
+static __global__ void
+__launch_bounds__(N) norm_held(norm_args a)
+{
+	cuda_let_next();
+	__shared__ float sums[33];
+	const size_t to = (size_t) blockIdx.x * a.d;
+	piece<4> w[COUNT], b[COUNT], v[COUNT];
+	float sum = 0.0f;
+	float squares = 0.0f;
+
+#pragma unroll
+	for (int k = 0; k < COUNT; k++)
+	{
+		const uint32_t i = (k * N + threadIdx.x) * 4;
+
+		w[k] = b[k] = v[k] = piece<4>{};
+		if (i < a.d)
+			w[k] = load<4>(a.w + i);
+		if (i < a.d && a.b != NULL)
+			b[k] = load<4>(a.b + i);
+	}
+	cuda_wait_before();
+	const size_t at = (size_t) (a.rows != NULL ? a.rows[blockIdx.x] : blockIdx.x) * a.d;
+#pragma unroll
+	for (int k = 0; k < COUNT; k++)
+	{
+		const uint32_t i = (k * N + threadIdx.x) * 4;
+
+		if (i < a.d)
+			v[k] = a.x != NULL ? load<4>(a.x + at + i) : load<4>(a.add + at + i);
+		if (i < a.d && a.x != NULL && a.add != NULL)
+		{
+			piece<4> y = load<4>(a.add + at + i);
+
+			for (int j = 0; j < 4; j++)
+				v[k].v[j] += y.v[j];
+			if (!a.post && a.rows == NULL) /* as in gather_row */
+				store<4>(a.x + at + i, v[k]);
+		}
+		sum += (v[k].v[0] + v[k].v[1]) + (v[k].v[2] + v[k].v[3]);
+	}
+	const float mean = a.layer ? cuda_block_sum(sum, sums) / (float) a.d : 0.0f;
+#pragma unroll
+	for (int k = 0; k < COUNT; k++)
+		for (int j = 0; j < 4 && (k * N + threadIdx.x) * 4 < a.d; j++)
+			squares += (v[k].v[j] - mean) * (v[k].v[j] - mean);
+	const float inverse = rsqrtf(cuda_block_sum(squares, sums) / (float) a.d + a.eps);
+#pragma unroll
+	for (int k = 0; k < COUNT; k++)
+	{
+		const uint32_t i = (k * N + threadIdx.x) * 4;
+
+		for (int j = 0; j < 4; j++)
+			v[k].v[j] = (v[k].v[j] - mean) * inverse * (w[k].v[j] + a.offset) + b[k].v[j];
+		if (i < a.d && a.post)
+			store<4>(a.x + at + i, v[k]);
+		if (i < a.d)
+			store<4>(a.out + to + i, v[k]);
+	}
+}
+
+/* Launches the kernel that holds rows of d in registers; false: there is none. */
+static bool
+run_held(pp_cuda *cu, const norm_args *a, uint32_t n_rows)
+{
+	if (a->d % 4 != 0 || a->d > 8192)
+		return false;
+	if (a->d <= 512)
+		cuda_launch(cu, norm_held<128, 1>, n_rows, 128, 0, *a);
+	else if (a->d <= 1024)
+		cuda_launch(cu, norm_held<256, 1>, n_rows, 256, 0, *a);
+	else if (a->d <= 2048)
+		cuda_launch(cu, norm_held<256, 2>, n_rows, 256, 0, *a);
+	else if (a->d <= 4096)
+		cuda_launch(cu, norm_held<512, 2>, n_rows, 512, 0, *a);
+	else
+		cuda_launch(cu, norm_held<512, 4>, n_rows, 512, 0, *a);
+	return true;
+}
+
 /* Launches a row a block. */
 static pp_result
 run(pp_cuda *cu, const norm_args *a, uint32_t n_rows)
@@ -168,6 +250,8 @@ run(pp_cuda *cu, const norm_args *a, uint32_t n_rows)
 
 	if (n_rows == 0 || a->d == 0)
 		return PP_OK;
+	if (run_held(cu, a, n_rows))
+		return cuda_launched(cu, "norm");
 	if (bytes > 48 * 1024 - 256 &&
 	    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int) bytes) !=
 	        cudaSuccess)
