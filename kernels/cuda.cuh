@@ -393,10 +393,8 @@ bool cuda_skinny_takes(const pp_matrix *w);
 
 /* matmul_stream.cu: the same bits, faster where there is a bulk copy engine */
 bool cuda_stream_takes(const pp_cuda *cu);
-cudaError_t cuda_stream(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w,
-                        const bf16 *bias16, uint32_t n_tokens);
-cudaError_t cuda_stream_float(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w,
-                              const float *bias, uint32_t n_tokens);
+struct few_args; /* matmul_few.cuh */
+cudaError_t cuda_stream(pp_cuda *cu, const few_args *few, const bf16 *x, const pp_matrix *w);
 
 /* quant.cu: src is on the device, rows of blocks row_bytes apart */
 size_t cuda_quant_bytes(uint32_t n_rows, uint32_t n_cols, uint32_t bits);

@@ -18,24 +18,16 @@
  * On Hopper the launch overlaps the end of the kernel before it: weights are asked for before
  * cuda_begin.
  */
+#include "matmul_few.cuh"
 #include "quant.cuh"
 
-#define MAX_STAGE 32u
-
-struct quant_args
+struct quant_args : few_args
 {
-	void *out;
 	const bf16 *x;
 	const uint8_t *tiles;
 	const uint8_t *forms; /* [n_rows of W] */
-	const float *bias;
-	const bf16 *bias16;
 	const uint32_t *cols; /* rows of W to multiply, or NULL: all */
-	uint32_t n_tokens;
-	uint32_t n_rows; /* of W, or of the list */
-	uint32_t n_cols;
 	uint32_t n_stages;
-	bool is_float; /* out */
 };
 
 /* What a lane needs of a piece. */
@@ -102,13 +94,6 @@ load_w(const lane_rows &r, uint32_t to, uint32_t piece)
 		copy_w(to + quant_bytes(BITS) + lane * QUANT_SCALE, r.scale + at, QUANT_SCALE);
 }
 
-/* The place of 8 columns (chunk 0 … 7) of a token in a piece of x: rows in different banks. */
-static __device__ __forceinline__ uint32_t
-swizzled(uint32_t token, uint32_t chunk)
-{
-	return (token * QUANT_COLS + (chunk ^ (token % 8)) * 8) * (uint32_t) sizeof(bf16);
-}
-
 /* Starts the copy of a piece of x; tokens that are not there keep what the ring held. */
 static __device__ __forceinline__ void
 load_x(const quant_args &a, uint32_t to, uint32_t piece)
@@ -118,23 +103,9 @@ load_x(const quant_args &a, uint32_t to, uint32_t piece)
 		uint32_t col = piece * QUANT_COLS + i % 8 * 8;
 		bool in = col < a.n_cols;
 
-		attn_copy16(to + swizzled(i / 8, i % 8), a.x + (size_t) (i / 8) * a.n_cols + (in ? col : 0),
-		            in);
+		attn_copy16(to + few_swizzled(i / 8, i % 8) * (uint32_t) sizeof(bf16),
+		            a.x + (size_t) (i / 8) * a.n_cols + (in ? col : 0), in);
 	}
-}
-
-/* Waits until all but the n_stages − 2 youngest pieces are there. */
-static __device__ __forceinline__ void
-wait_piece(uint32_t n_stages)
-{
-	if (n_stages == 4)
-		attn_wait<2>();
-	else if (n_stages == 8)
-		attn_wait<6>();
-	else if (n_stages == 16)
-		attn_wait<14>();
-	else
-		attn_wait<30>();
 }
 
 /* Reads the operands of a lane: w the warp's tile, x the piece of all. */
@@ -159,11 +130,7 @@ read_operands(operands<BITS, TILES> &o, const uint8_t *w, uint32_t x)
 		o.s[h][0] = s.x;
 		o.s[h][1] = s.y;
 	}
-#pragma unroll
-	for (uint32_t t = 0; t < TILES; t++)
-#pragma unroll
-		for (uint32_t k = 0; k < 2; k++)
-			attn_ldmatrix(o.b[t][k], x + swizzled(t * 8 + lane % 8, k * 4 + lane / 8));
+	few_read_tokens<TILES>(o.b, x);
 }
 
 /* All products of a piece. */
@@ -195,32 +162,6 @@ multiply(float (&c)[TILES][4], const operands<BITS, TILES> &o, const lane_rows &
 		for (uint32_t t = 0; t < TILES; t++)
 			attn_mma(c[t], w, o.b[t][k / 2][k % 2 * 2], o.b[t][k / 2][k % 2 * 2 + 1]);
 	}
-}
-
-/* Writes the sums of a warp, whose first row of W is row0. */
-template <uint32_t TILES>
-static __device__ void
-write_sums(const quant_args &a, const float (&c)[TILES][4], uint32_t row0)
-{
-	const uint32_t lane = threadIdx.x % 32;
-
-#pragma unroll
-	for (uint32_t t = 0; t < TILES; t++)
-#pragma unroll
-		for (uint32_t j = 0; j < 4; j++)
-		{
-			uint32_t token = t * 8 + lane % 4 * 2 + j % 2;
-			uint32_t row = row0 + lane / 4 + j / 2 * 8;
-			size_t at = (size_t) token * a.n_rows + row;
-
-			if (token >= a.n_tokens || row >= a.n_rows)
-				continue;
-			if (a.is_float)
-				((float *) a.out)[at] = c[t][j] + (a.bias != NULL ? a.bias[row] : 0.0f);
-			else
-				((bf16 *) a.out)[at] = __float2bfloat16_rn(
-				    c[t][j] + (a.bias16 != NULL ? __bfloat162float(a.bias16[row]) : 0.0f));
-		}
 }
 
 /* 16 rows of W a warp, TILES · 8 tokens. */
@@ -256,11 +197,8 @@ static __global__ void __launch_bounds__(32 * WARPS) quant_kernel(quant_args a)
 	{
 		const uint32_t next = p + a.n_stages - 1;
 
-		wait_piece(a.n_stages);
-		if (WARPS == 1) /* piece p is there for all; piece p − 1 has been read by all */
-			__syncwarp();
-		else
-			__syncthreads();
+		few_wait(a.n_stages);
+		few_wait_block<WARPS>(); /* piece p is there for all; piece p − 1 has been read by all */
 		read_operands<BITS, TILES>(read, (const uint8_t *) ring + at * stage + warp * bytes_w,
 		                           shared + at * stage + WARPS * bytes_w);
 		if (next < n_pieces)
@@ -285,20 +223,7 @@ static __global__ void __launch_bounds__(32 * WARPS) quant_kernel(quant_args a)
 		multiply<BITS, TILES>(c, even, rows);
 	else
 		multiply<BITS, TILES>(c, odd, rows);
-	write_sums<TILES>(a, c, row0);
-}
-
-/* Depth of the ring: as deep as the blocks that share a multiprocessor leave room for. */
-static uint32_t
-stages_of(const pp_cuda *cu, uint32_t n_blocks, size_t bytes_stage)
-{
-	uint32_t blocks = (n_blocks + (uint32_t) cu->n_sms - 1) / (uint32_t) cu->n_sms;
-	size_t budget = (size_t) (cu->arch == 89 ? 96 : cu->arch == 80 ? 160 : 208) << 10;
-	uint32_t n = MAX_STAGE;
-
-	while (n > 4 && (n * bytes_stage + 1024) * blocks > budget)
-		n /= 2;
-	return n;
+	few_write_sums<TILES>(a, c, row0);
 }
 
 /* Launches for up to TILES · 8 tokens. */
@@ -312,7 +237,7 @@ launch(pp_cuda *cu, quant_args *a)
 	auto kernel = quant_kernel<BITS, TILES, WARPS>;
 	size_t bytes;
 
-	a->n_stages = stages_of(cu, n_blocks, bytes_stage);
+	a->n_stages = few_stages(cu, n_blocks, bytes_stage);
 	bytes = a->n_stages * bytes_stage;
 	if (bytes > 48 * 1024)
 		cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int) bytes);
@@ -320,28 +245,28 @@ launch(pp_cuda *cu, quant_args *a)
 }
 
 /* Picks the warps of a block: blocks for all multiprocessors first, then fewer readings of x. */
-template <uint32_t BITS, uint32_t TILES>
-static cudaError_t
-launch_warps(pp_cuda *cu, quant_args *a)
-{
-	const uint32_t n_groups = (a->n_rows + QUANT_ROWS - 1) / QUANT_ROWS;
-	const uint32_t least = (uint32_t) cu->n_sms * (TILES >= 4 ? 1 : 6) / 2;
-
-	return n_groups / 4 >= least ? launch<BITS, TILES, 4>(cu, a) : launch<BITS, TILES, 1>(cu, a);
-}
-
-/* Picks the number of tiles. */
 template <uint32_t BITS>
 static cudaError_t
 dispatch(pp_cuda *cu, quant_args *a)
 {
-	if (a->n_tokens <= 8)
-		return launch_warps<BITS, 1>(cu, a);
-	if (a->n_tokens <= 16)
-		return launch_warps<BITS, 2>(cu, a);
-	if (a->n_tokens <= 32)
-		return launch_warps<BITS, 4>(cu, a);
-	return launch_warps<BITS, 8>(cu, a);
+	return few_dispatch(a->n_tokens,
+	                    [=](auto tiles)
+	                    {
+		                    constexpr uint32_t TILES = decltype(tiles)::value;
+
+		                    return few_fills(cu, a->n_rows, TILES, 4)
+		                               ? launch<BITS, TILES, 4>(cu, a)
+		                               : launch<BITS, TILES, 1>(cu, a);
+	                    });
+}
+
+/* The kernel of the weights' bits. */
+static cudaError_t
+run(pp_cuda *cu, const few_args *few, const bf16 *x, const pp_matrix *w, const uint32_t *cols)
+{
+	quant_args a = {*few, x, w->tiles, w->forms, cols, 0};
+
+	return w->bits == 8 ? dispatch<8>(cu, &a) : dispatch<4>(cu, &a);
 }
 
 /* bf16 out. */
@@ -349,10 +274,9 @@ cudaError_t
 cuda_quant_skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w, const bf16 *bias16,
                   uint32_t n_tokens)
 {
-	quant_args a = {out,  x,        w->tiles,  w->forms,  NULL, bias16,
-	                NULL, n_tokens, w->n_rows, w->n_cols, 0,    false};
+	const few_args few = {NULL, out, NULL, bias16, n_tokens, w->n_rows, w->n_cols};
 
-	return w->bits == 8 ? dispatch<8>(cu, &a) : dispatch<4>(cu, &a);
+	return run(cu, &few, x, w, NULL);
 }
 
 /* Float out, rows of W by list unless NULL. */
@@ -360,8 +284,7 @@ cudaError_t
 cuda_quant_skinny_float(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w,
                         const float *bias, const uint32_t *cols, uint32_t n_cols, uint32_t n_tokens)
 {
-	quant_args a = {out,  x,        w->tiles, w->forms,  bias, NULL,
-	                cols, n_tokens, n_cols,   w->n_cols, 0,    true};
+	const few_args few = {out, NULL, bias, NULL, n_tokens, n_cols, w->n_cols};
 
-	return w->bits == 8 ? dispatch<8>(cu, &a) : dispatch<4>(cu, &a);
+	return run(cu, &few, x, w, cols);
 }
