@@ -155,7 +155,10 @@ bf16_ref(double x)
 	return nearbyint(x / unit) * unit;
 }
 
-/* The product in double with weights rounded to bf16; false: no such type. */
+/*
+ * The product in double with weights rounded to float and then to bf16, as the kernels make them:
+ * by both roundings at once a few weights in a million differ. False: no such type.
+ */
 bool
 matmul_quant_ref(double *out, const float *x, const void *blocks, pp_dtype type, size_t n_tokens,
                  size_t n_rows, size_t n_cols)
@@ -176,7 +179,7 @@ matmul_quant_ref(double *out, const float *x, const void *blocks, pp_dtype type,
 			return false;
 		at += n_bytes;
 		for (size_t k = 0; k < n_block; k++)
-			w[k] = bf16_ref(w[k]);
+			w[k] = bf16_ref((float) w[k]);
 		for (size_t t = 0; t < n_tokens; t++)
 			for (size_t k = 0; k < n_block; k++)
 				out[t * n_rows + n] += x[t * n_cols + first + k] * w[k];
