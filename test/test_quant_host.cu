@@ -73,7 +73,7 @@ add_rows(sample *s, pp_dtype type, uint32_t row, uint32_t n_rows)
 	{
 		quant_ref(w.data(), &blocks[r * row_bytes], type, n_cols);
 		for (double x : w)
-			s->w.push_back(bf16_ref(x));
+			s->w.push_back(bf16_ref((float) x));
 	}
 	REQUIRE(cuda_quant_pack(&cu, &s->m, row, blocks.data(), type, n_rows, row_bytes) ==
 	        cudaSuccess);
