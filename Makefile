@@ -30,7 +30,7 @@ LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cp
                 llm_cpu_matmul llm_cpu_mlp llm_cpu_i8 llm_cpu_kv llm_cpu_qkv llm_cpu_attn llm_cpu_attn_amx
 LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_label llm_pack llm_prefix llm_sched \
                 llm_sched_pass llm_sched_queue llm_sched_verify
-LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_schema llm_grammar_step \
+LLM_DECODE    = llm_draft llm_grammar llm_grammar_mask llm_grammar_rules llm_grammar_schema llm_grammar_step \
                 llm_sample llm_stop llm_vocab_trie
 LLM_ENGINE    = llm_cosine llm_device llm_prompt llm_engine llm_engine_model llm_engine_job llm_engine_rows \
                 llm_engine_pass llm_engine_score llm_engine_generate llm_dummy \
@@ -50,7 +50,7 @@ LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_pack llm_cli_generate llm
 # --- test programs, fuzz targets, tests of the scripts ----------------------------------
 
 TESTS         = test_alloc test_arch test_chat test_conn test_copies test_cpu_attn test_cpu_ops test_device \
-                test_draft test_dummy test_engine test_forward test_gguf test_grammar test_json \
+                test_draft test_dummy test_engine test_forward test_gguf test_grammar test_grammar_rules test_json \
                 test_kernels test_kv test_label test_models test_pack test_packed test_prompt \
                 test_quant test_remote test_remote_jobs test_remote_stream test_safetensors \
                 test_sample test_sched test_sched_load test_server test_server_model \

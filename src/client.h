@@ -34,6 +34,7 @@ typedef enum PpJobKind /* numbers as on the wire */
 #define PP_JOB_TRUNCATE  8
 #define PP_JOB_KEEP      16
 #define PP_JOB_MULTI     32
+#define PP_JOB_RULES     64
 
 /* Longest text of a row, and longest sum of everything else in a job. More could not be sent. */
 #define PP_TEXT_MAX (32 * 1024 * 1024)

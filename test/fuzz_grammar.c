@@ -1,8 +1,9 @@
 /*
- * fuzz_grammar.c: any schema text, then a random walk under its grammar.
+ * fuzz_grammar.c: any schema or rules, then a random walk under the grammar.
  *
- * Input: 8 bytes of seed, then the schema. Whatever compiles must give, with the tightest budget
- * that it names itself, an output that the strict JSON reader takes, without ever an empty mask.
+ * Input: 8 bytes of seed, then the text. Whatever compiles must give, with the tightest budget that
+ * it names itself, a complete output, without ever an empty mask; under a schema the strict JSON
+ * reader must take it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -36,24 +37,32 @@ byte_vocab(void)
 	return v;
 }
 
-/* Walks to the end of the budget; every step must have a token, the end a whole JSON text. */
+/* Walks to the end of the budget; every step must have a token, the end a whole text (of JSON). */
 static void
-walk(const llm_grammar *g, const llm_vocab_trie *v, uint64_t seed)
+walk(const llm_grammar *g, const llm_vocab_trie *v, uint64_t seed, bool json)
 {
 	char out[OUTPUT_MAX];
 	uint32_t mask[(N_VOCAB + 31) / 32], n = 0;
 	llm_grammar_state *s;
 	llm_json_doc *doc;
-	uint32_t budget = g->nodes[0].cost + (uint32_t) (seed % 64);
+	uint64_t budget;
 
-	if (budget > OUTPUT_MAX || llm_grammar_start(g, &s, NULL) != LLM_OK)
+	if (llm_grammar_start(g, &s, NULL) != LLM_OK)
 		return;
+	/* A lead that no text begins with ends nowhere. */
+	budget =
+	    g->lead.n > 0 || s->set.n == 0 ? OUTPUT_MAX + 1u : grammar_cost(g, &s->set) + seed % 64;
+	if (budget > OUTPUT_MAX)
+	{
+		llm_grammar_state_free(s);
+		return;
+	}
 	for (; budget > 0; budget--)
 	{
 		int32_t token = (int32_t) (seed >> 33) % N_VOCAB;
 
 		seed = seed * 6364136223846793005u + 1442695040888963407u;
-		if (llm_grammar_mask(s, v, budget, mask, NULL) != LLM_OK)
+		if (llm_grammar_mask(s, v, (uint32_t) budget, mask, NULL) != LLM_OK)
 			abort();
 		for (int tried = 0; !(mask[token / 32] >> (token % 32) & 1); tried++)
 		{
@@ -67,20 +76,23 @@ walk(const llm_grammar *g, const llm_vocab_trie *v, uint64_t seed)
 			abort();
 		out[n++] = (char) token;
 	}
-	if (!llm_grammar_complete(s) || llm_json_parse(out, n, &doc, NULL) != LLM_OK)
+	if (!llm_grammar_complete(s) || (json && llm_json_parse(out, n, &doc, NULL) != LLM_OK))
 		abort();
-	llm_json_free(doc);
+	if (json)
+		llm_json_free(doc);
 	llm_grammar_state_free(s);
 }
 
-/* Compiles the schema and walks under it. */
+/* Compiles the schema or rules and walks under them. */
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
 	static llm_vocab_trie *v;
 	llm_json_doc *schema;
 	llm_grammar *g;
+	llm_status status;
 	uint64_t seed;
+	bool json;
 
 	if (v == NULL)
 		v = byte_vocab();
@@ -90,10 +102,13 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	if (llm_json_parse((const char *) data + sizeof(seed), bytes - sizeof(seed), &schema, NULL) !=
 	    LLM_OK)
 		return 0;
-	if (llm_grammar_from_schema(llm_json_root(schema), &g, NULL) == LLM_OK)
+	json = llm_json_member(llm_json_root(schema), "rules") == NULL;
+	status = json ? llm_grammar_from_schema(llm_json_root(schema), &g, NULL)
+	              : llm_grammar_from_rules(llm_json_root(schema), &g, NULL);
+	if (status == LLM_OK)
 	{
 		for (uint64_t i = 0; i < 4; i++)
-			walk(g, v, seed + i * 0x9e3779b97f4a7c15u);
+			walk(g, v, seed + i * 0x9e3779b97f4a7c15u, json);
 		llm_grammar_free(g);
 	}
 	llm_json_free(schema);

@@ -368,7 +368,7 @@ test_job_ranges(void)
 	REFUSED(kind = (llm_job_kind) 0, LLM_E_RANGE);
 	REFUSED(kind = (llm_job_kind) (LLM_JOB_PREWARM + 1), LLM_E_RANGE);
 	REFUSED(class_ = (llm_class) (LLM_CLASS_BATCH + 1), LLM_E_RANGE);
-	REFUSED(flags = 64, LLM_E_RANGE);
+	REFUSED(flags = 128, LLM_E_RANGE);
 	REFUSED(n_rows = LLM_WIRE_ROWS_MAX + 1, LLM_E_RANGE);
 	REFUSED(n_rows2 = 2, LLM_E_RANGE);
 	REFUSED(labels = none, LLM_E_RANGE);

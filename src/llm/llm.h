@@ -123,12 +123,14 @@ typedef enum llm_job_kind
 	    8 /* computes and pins the prefix of a generate or classify job without rows */
 } llm_job_kind;
 
-#define LLM_JOB_STREAM    1  /* on_piece as text is produced */
-#define LLM_JOB_RAW       2  /* no chat template: prompt = instruction ‖ row */
-#define LLM_JOB_CALIBRATE 4  /* classify, judge: divide by the answer's probability for no text */
-#define LLM_JOB_TRUNCATE  8  /* cut rows that exceed the context instead of failing them */
-#define LLM_JOB_KEEP      16 /* keep the whole prompt in the prefix tree (typing sessions) */
-#define LLM_JOB_MULTI     32 /* classify: each label judged by itself, yes or no */
+#define LLM_JOB_STREAM    1   /* on_piece as text is produced */
+#define LLM_JOB_RAW       2   /* no chat template: prompt = instruction ‖ row */
+#define LLM_JOB_CALIBRATE 4   /* classify, judge: divide by the answer's probability for no text */
+#define LLM_JOB_TRUNCATE  8   /* cut rows that exceed the context instead of failing them */
+#define LLM_JOB_KEEP      16  /* keep the whole prompt in the prefix tree (typing sessions) */
+#define LLM_JOB_MULTI     32  /* classify: each label judged by itself, yes or no */
+#define LLM_JOB_RULES     64  /* generate: schema holds rules (llm_grammar.h); local models only */
+#define LLM_JOB_FLAGS     128 /* all flags are below */
 
 typedef enum llm_finish
 {

@@ -99,7 +99,7 @@ make_labels(const llm_slot *slot, llm_task *task, llm_error *err)
 	return status;
 }
 
-/* Compiles the constraint of a generation: a schema or a list of allowed strings. */
+/* Compiles the constraint of a generation: a schema, rules or a list of allowed strings. */
 static llm_status
 make_grammar(llm_task *task, llm_error *err)
 {
@@ -130,7 +130,9 @@ make_grammar(llm_task *task, llm_error *err)
 		return LLM_OK;
 	if (llm_json_parse(job->schema.bytes, job->schema.n, &doc, err) != LLM_OK)
 		return err->code;
-	status = llm_grammar_from_schema(llm_json_root(doc), &task->grammar, err);
+	status = job->flags & LLM_JOB_RULES
+	             ? llm_grammar_from_rules(llm_json_root(doc), &task->grammar, err)
+	             : llm_grammar_from_schema(llm_json_root(doc), &task->grammar, err);
 	llm_json_free(doc);
 	return status;
 }

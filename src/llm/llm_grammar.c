@@ -34,6 +34,7 @@ llm_grammar_free(llm_grammar *g)
 	if (g == NULL)
 		return;
 	grammar_cache_free(g->cache);
+	llm_free(g->start);
 	llm_arena_destroy(g->arena);
 	llm_free(g);
 }
@@ -106,8 +107,8 @@ cost_node(const llm_grammar *g, grammar_node *node)
 }
 
 /* Notes the bytes that completions of a node may need one by one. */
-static void
-note_bytes(llm_grammar *g, const char *bytes, uint32_t n)
+void
+grammar_note_bytes(llm_grammar *g, const char *bytes, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
 		g->needed[(unsigned char) bytes[i]] = true;
@@ -118,14 +119,15 @@ static void
 note_node(llm_grammar *g, const grammar_node *node)
 {
 	static const char *const of_kind[] = {
-	    [G_STRING] = "\"an1", [G_NUMBER] = "1", [G_INTEGER] = "1", [G_OBJECT] = "{:,}",
-	    [G_ARRAY] = "[,]",    [G_UNION] = "",   [G_LITERAL] = ""};
+	    [G_STRING] = "\"an1", [G_NUMBER] = "1",  [G_INTEGER] = "1",
+	    [G_OBJECT] = "{:,}",  [G_ARRAY] = "[,]", [G_UNION] = "",
+	    [G_LITERAL] = "",     [G_RULE] = "",     [G_CHARS] = ""};
 
-	note_bytes(g, of_kind[node->kind], (uint32_t) strlen(of_kind[node->kind]));
+	grammar_note_bytes(g, of_kind[node->kind], (uint32_t) strlen(of_kind[node->kind]));
 	for (uint32_t i = 0; node->kind == G_LITERAL && i < node->n; i++)
-		note_bytes(g, node->texts[i].bytes, node->texts[i].n);
+		grammar_note_bytes(g, node->texts[i].bytes, node->texts[i].n);
 	for (uint32_t i = 0; node->kind == G_OBJECT && i < node->n; i++)
-		note_bytes(g, node->properties[i].key.bytes, node->properties[i].key.n);
+		grammar_note_bytes(g, node->properties[i].key.bytes, node->properties[i].key.n);
 }
 
 /* Puts the alternatives of unions inside a union in their place; children are flat already. */
@@ -302,6 +304,8 @@ llm_grammar_start(const llm_grammar *g, llm_grammar_state **out, llm_error *err)
 	s->set.n = 1;
 	s->set.threads[0].depth = 1;
 	s->set.threads[0].frames[0] = (grammar_frame){.node = 0, .phase = P_START};
+	if (g->start != NULL)
+		grammar_set_copy(&s->set, g->start);
 	*out = s;
 	return LLM_OK;
 }

@@ -1,5 +1,6 @@
 /*
- * llm_grammar.h: constrained decoding: one of a list of strings, or JSON that fits a schema.
+ * llm_grammar.h: constrained decoding: one of a list of strings, JSON that fits a schema, or a text
+ * of a language that the caller describes by rules.
  *
  * A grammar is compiled once per request into a bounded automaton over bytes (a stack machine, a
  * set of threads where alternatives are open); per step it yields a mask over the vocabulary: a
@@ -16,6 +17,20 @@
  * minLength, maxLength; description, title, $schema, $id, $comment, default and examples are
  * ignored. Any other key is refused by name. Properties come in the schema's order; optional ones
  * may be left out. Output is compact JSON with one optional space after ':' and ','.
+ *
+ * Rules are a context-free grammar, as JSON:
+ *
+ *	{"rules": [[["select ", 1], ["table ", 1]], {"texts": ["a", "b"]}], "typed": "sel", "lead": "e"}
+ *
+ * A rule is an array of alternatives, each an array of symbols: a text, or the number of a rule; an
+ * alternative may be empty. It may also be an object: {"texts": […]}, one of many names, or
+ * {"chars": "0123456789", "min": 1, "max": 9}, a run of ASCII characters out of these. The output
+ * continues typed (if given) to a text of rule 0, and begins with lead (if given: the end of a
+ * prompt that was left out of it, so that it is not cut inside a token). Alternatives
+ * are followed at once, up to 32 of them (alternatives that begin alike are better written as one
+ * that branches later); rules may use each other and themselves, but for left recursion, which is
+ * refused; what is nested deeper than 32 open rules is never written. Where typed and lead begin no
+ * text of the language, no token is allowed.
  *
  * A grammar must outlive its states. States are of one thread each; the rest is shared freely.
  */
@@ -39,6 +54,7 @@ void llm_vocab_trie_free(llm_vocab_trie *v);
 llm_status llm_grammar_from_schema(const llm_json *schema, llm_grammar **out, llm_error *err);
 llm_status llm_grammar_from_strings(const char *const *strings, const size_t *bytes, uint32_t n,
                                     llm_grammar **out, llm_error *err);
+llm_status llm_grammar_from_rules(const llm_json *rules, llm_grammar **out, llm_error *err);
 void llm_grammar_free(llm_grammar *g);
 
 llm_status llm_grammar_start(const llm_grammar *g, llm_grammar_state **out, llm_error *err);

@@ -22,6 +22,7 @@
 #define GRAMMAR_STRING_MAX     4096  /* characters of a string without maxLength */
 #define GRAMMAR_ITEMS_MAX      4096  /* items of an array without maxItems */
 #define GRAMMAR_COST_MAX       (UINT32_C(1) << 30)
+#define GRAMMAR_NO_NODE        UINT32_MAX /* ends a sequence of symbols */
 
 typedef enum grammar_kind
 {
@@ -31,7 +32,9 @@ typedef enum grammar_kind
 	G_INTEGER,
 	G_OBJECT,
 	G_ARRAY,
-	G_UNION
+	G_UNION,
+	G_RULE, /* one of several sequences of nodes, which may hold the rule itself */
+	G_CHARS /* min to max bytes of a set */
 } grammar_kind;
 
 typedef struct grammar_text
@@ -48,17 +51,29 @@ typedef struct grammar_property
 	uint32_t rest; /* least bytes of all required ones from here on, a comma before each */
 } grammar_property;
 
+/* A part of a sequence. */
+typedef struct grammar_symbol
+{
+	uint32_t node; /* GRAMMAR_NO_NODE behind the last one */
+	uint32_t rest; /* least bytes from here to the end of the sequence */
+} grammar_symbol;
+
 typedef struct grammar_node
 {
 	grammar_kind kind;
-	uint32_t min, max;            /* characters of a string, items of an array */
-	uint32_t n;                   /* texts, properties or alternatives */
-	uint32_t item;                /* of an array */
-	uint32_t cost;                /* least bytes of the whole value */
-	bool exclusive;               /* a union of oneOf: alternatives must not overlap */
+	uint32_t min,
+	    max;        /* characters of a string, items of an array, bytes of G_CHARS, max: symbols */
+	uint32_t n;     /* texts, properties or alternatives */
+	uint32_t item;  /* of an array */
+	uint32_t cost;  /* least bytes of the whole value */
+	bool exclusive; /* a union of oneOf: alternatives must not overlap */
 	grammar_text *texts;          /* sorted by bytes, no two equal */
 	grammar_property *properties; /* n, and one more whose rest is 0 */
-	uint32_t *alternatives;
+	uint32_t *alternatives;       /* of a rule: where each begins in symbols */
+	grammar_symbol *symbols;      /* of a rule: its sequences, end to end */
+	uint32_t *heights;            /* of a rule: frames that its alternatives' cheapest need */
+	uint32_t height;              /* frames that the cheapest completion needs */
+	const bool *set;              /* of G_CHARS: [256] */
 } grammar_node;
 
 /* How far a frame is. START comes first in every kind. */
@@ -104,6 +119,7 @@ typedef struct grammar_thread
 typedef struct grammar_set
 {
 	uint32_t n;
+	uint32_t n_lead; /* bytes of the lead that were taken */
 	grammar_thread *threads;
 } grammar_set;
 
@@ -113,7 +129,10 @@ struct llm_grammar
 	grammar_node *nodes;
 	uint32_t n_nodes;
 	uint32_t root;
-	uint32_t n_threads_max;      /* 1 without unions */
+	uint32_t n_threads_max;      /* 1 without unions and rules */
+	bool has_rules;              /* then all nodes are G_RULE, G_LITERAL or G_CHARS */
+	grammar_text lead;           /* an output begins with it */
+	grammar_set *start;          /* where outputs begin; NULL: before the first byte of node 0 */
 	bool needed[256];            /* bytes that the cheapest completions are made of */
 	struct grammar_cache *cache; /* what changes: masks computed so far, behind its own lock */
 };
@@ -139,6 +158,8 @@ void grammar_set_copy(grammar_set *to, const grammar_set *from);
 llm_status grammar_create(llm_grammar **out, llm_error *err);
 /* Sorts texts, drops equal ones and makes node a literal of them. */
 void grammar_set_literal(grammar_node *node, grammar_text *texts, uint32_t n);
+/* Notes bytes that completions may need one by one. */
+void grammar_note_bytes(llm_grammar *g, const char *bytes, uint32_t n);
 /* Costs, flat unions, needed bytes, the cache: when all nodes are there. */
 llm_status grammar_finish(llm_grammar *g, llm_error *err);
 /* Gives n sets room for the threads of a grammar; one block, freed with llm_free(sets). */

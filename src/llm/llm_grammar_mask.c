@@ -85,8 +85,8 @@ make_key_frame(const llm_grammar *g, grammar_frame *f)
 {
 	const grammar_node *node = &g->nodes[f->node];
 
-	if ((node->kind == G_STRING || node->kind == G_ARRAY) && f->phase != P_START &&
-	    f->count >= node->min && node->max - f->count > LLM_VOCAB_TOKEN_MAX)
+	if ((node->kind == G_STRING || node->kind == G_ARRAY || node->kind == G_CHARS) &&
+	    f->phase != P_START && f->count >= node->min && node->max - f->count > LLM_VOCAB_TOKEN_MAX)
 		f->count = node->min;
 }
 
@@ -95,7 +95,7 @@ static uint64_t
 make_key(const llm_grammar *g, grammar_cache *c, const grammar_set *set)
 {
 	grammar_set *key = &c->walk[LLM_VOCAB_TOKEN_MAX + 1];
-	uint64_t hash = set->n;
+	uint64_t hash = set->n ^ (uint64_t) set->n_lead << 32;
 
 	grammar_set_copy(key, set);
 	for (uint32_t i = 0; i < key->n; i++)
@@ -113,7 +113,7 @@ make_key(const llm_grammar *g, grammar_cache *c, const grammar_set *set)
 static bool
 equal_sets(const grammar_set *a, const grammar_set *b)
 {
-	if (a->n != b->n)
+	if (a->n != b->n || a->n_lead != b->n_lead)
 		return false;
 	for (uint32_t i = 0; i < a->n; i++)
 		if (a->threads[i].depth != b->threads[i].depth ||
@@ -237,6 +237,7 @@ plain_mask(const llm_grammar *g, grammar_cache *c, const grammar_set *set, uint3
 	uint32_t cost;
 
 	walked->n = 0;
+	walked->n_lead = set->n_lead;
 	for (uint32_t i = 0; i < set->n; i++)
 		if (use_of_plain(g, set, i, limit, &cost) == PLAIN_WALK)
 			grammar_thread_copy(&walked->threads[walked->n++], &set->threads[i]);

@@ -15,6 +15,9 @@
 #define INTEGER_DIGITS_MAX  18 /* fits 64 bits */
 #define FRACTION_DIGITS_MAX 15
 #define EXPONENT_DIGITS_MAX 2
+#define THREADS_LATER_MAX   64 /* alternatives of rules that one byte may find open */
+
+static uint32_t frame_cost(const llm_grammar *g, const grammar_frame *f);
 
 /* What became of a byte. */
 typedef enum verdict
@@ -331,6 +334,16 @@ step_array(const grammar_node *node, grammar_thread *t, unsigned char byte)
 	return OPENED;
 }
 
+/* A run of characters out of a set. */
+static verdict
+step_chars(const grammar_node *node, grammar_frame *f, unsigned char byte)
+{
+	if (f->count >= node->max || !node->set[byte])
+		return f->count >= node->min ? PASSED : DEAD;
+	f->count++;
+	return go(f, P_CHARS);
+}
+
 /* Gives a byte to the innermost value. */
 static verdict
 step_top(const llm_grammar *g, grammar_thread *t, unsigned char byte)
@@ -350,26 +363,58 @@ step_top(const llm_grammar *g, grammar_thread *t, unsigned char byte)
 			return step_object(node, t, byte);
 		case G_ARRAY:
 			return step_array(node, t, byte);
+		case G_CHARS:
+			return step_chars(node, top(t), byte);
 		default:
-			return DEAD; /* unions are replaced where they are opened */
+			return DEAD; /* unions and rules are replaced where they are opened */
 	}
 }
 
-/* Adds a thread, unless an equal one is there or the set is full (which loses only alternatives,
- * never the completion of the others). */
+/* Least bytes to the end of one thread: the sum over open values. */
+static uint64_t
+thread_cost(const llm_grammar *g, const grammar_thread *t)
+{
+	uint64_t cost = 0;
+
+	for (uint32_t k = 0; k < t->depth; k++)
+		cost += frame_cost(g, &t->frames[k]);
+	return cost;
+}
+
+/* The dearest thread of a set; n when the other one is not cheaper than all. */
+static uint32_t
+dearest(const llm_grammar *g, const grammar_set *set, const grammar_thread *other)
+{
+	uint64_t most = thread_cost(g, other);
+	uint32_t at = set->n;
+
+	for (uint32_t i = 0; i < set->n; i++)
+		if (thread_cost(g, &set->threads[i]) > most)
+		{
+			most = thread_cost(g, &set->threads[i]);
+			at = i;
+		}
+	return at;
+}
+
+/*
+ * Adds a thread, unless an equal one is there. In a full set the cheapest stay, which loses only
+ * alternatives, never the shortest way to the end.
+ */
 static void
 add_thread(const llm_grammar *g, grammar_set *set, const grammar_thread *t)
 {
 	size_t bytes = t->depth * sizeof(grammar_frame);
+	uint32_t at = set->n;
 
 	for (uint32_t i = 0; i < set->n; i++)
 		if (set->threads[i].depth == t->depth &&
 		    memcmp(set->threads[i].frames, t->frames, bytes) == 0)
 			return;
-	if (set->n == g->n_threads_max)
+	if (set->n == g->n_threads_max && (at = dearest(g, set, t)) == set->n)
 		return;
-	set->threads[set->n].depth = t->depth;
-	memcpy(set->threads[set->n++].frames, t->frames, bytes);
+	set->n += at == set->n;
+	grammar_thread_copy(&set->threads[at], t);
 }
 
 /* Moves one thread on by a byte and adds what becomes of it. A union on top splits it; the
@@ -407,6 +452,91 @@ step_thread(const llm_grammar *g, grammar_thread *t, unsigned char byte, grammar
 	}
 }
 
+/* Keeps a thread for later; a full list loses it, as a full set does. */
+static void
+defer(grammar_thread *later, uint32_t *n, const grammar_thread *t)
+{
+	if (*n < THREADS_LATER_MAX)
+		grammar_thread_copy(&later[(*n)++], t);
+}
+
+/*
+ * Opens the rule on top, or goes on to its next symbol. Other alternatives are kept for later. The
+ * last symbol takes the rule's place, so that lists do not nest.
+ */
+static void
+step_rule(const grammar_node *node, grammar_thread *t, grammar_thread *later, uint32_t *n)
+{
+	grammar_frame *f = top(t);
+	const grammar_symbol *symbol;
+
+	if (f->phase == P_START)
+	{
+		uint32_t i = node->n;
+
+		f->phase = P_VALUE;
+		while (i-- > 0)
+			if (t->depth + node->heights[i] <= GRAMMAR_DEPTH_MAX + 1)
+			{
+				f->a = node->alternatives[i];
+				defer(later, n, t);
+			}
+		t->depth = 0;
+		return;
+	}
+	symbol = &node->symbols[f->a];
+	if (symbol->node == GRAMMAR_NO_NODE)
+	{
+		t->depth--;
+		return;
+	}
+	f->a++;
+	if (symbol[1].node == GRAMMAR_NO_NODE)
+		t->depth--;
+	push(t, symbol->node);
+}
+
+/* True where a literal or a run of characters may end, whatever comes next. */
+static bool
+terminal_may_end(const grammar_node *node, const grammar_frame *f)
+{
+	if (node->kind == G_CHARS)
+		return f->count >= node->min;
+	return node->texts[f->phase == P_START ? 0 : f->a].n == f->count;
+}
+
+/*
+ * Moves one thread of a grammar of rules on by a byte. Unlike a JSON value, a literal that may end
+ * both ends and goes on.
+ */
+static void
+step_rules(const llm_grammar *g, const grammar_thread *from, unsigned char byte, grammar_set *to)
+{
+	grammar_thread later[THREADS_LATER_MAX];
+	grammar_thread t;
+	uint32_t n = 0;
+	verdict v;
+
+	for (defer(later, &n, from); n > 0;)
+	{
+		grammar_thread_copy(&t, &later[--n]);
+		while (t.depth > 0 && g->nodes[top(&t)->node].kind == G_RULE)
+			step_rule(&g->nodes[top(&t)->node], &t, later, &n);
+		if (t.depth == 0)
+			continue;
+		if (terminal_may_end(&g->nodes[top(&t)->node], top(&t)))
+		{
+			t.depth--;
+			defer(later, &n, &t);
+			t.depth++;
+		}
+		v = step_top(g, &t, byte);
+		t.depth -= v == CLOSED;
+		if (v == TAKEN || v == CLOSED)
+			add_thread(g, to, &t);
+	}
+}
+
 /* Moves a set on by a byte. */
 bool
 grammar_step(const llm_grammar *g, const grammar_set *from, unsigned char byte, grammar_set *to)
@@ -414,8 +544,16 @@ grammar_step(const llm_grammar *g, const grammar_set *from, unsigned char byte, 
 	grammar_thread t;
 
 	to->n = 0;
+	to->n_lead = from->n_lead + (from->n_lead < g->lead.n);
+	if (from->n_lead < g->lead.n && byte != (unsigned char) g->lead.bytes[from->n_lead])
+		return false;
 	for (uint32_t i = 0; i < from->n; i++)
 	{
+		if (g->has_rules)
+		{
+			step_rules(g, &from->threads[i], byte, to);
+			continue;
+		}
 		grammar_thread_copy(&t, &from->threads[i]);
 		step_thread(g, &t, byte, to);
 	}
@@ -435,6 +573,7 @@ void
 grammar_set_copy(grammar_set *to, const grammar_set *from)
 {
 	to->n = from->n;
+	to->n_lead = from->n_lead;
 	for (uint32_t i = 0; i < from->n; i++)
 		grammar_thread_copy(&to->threads[i], &from->threads[i]);
 }
@@ -542,27 +681,29 @@ frame_cost(const llm_grammar *g, const grammar_frame *f)
 			return object_cost(g, node, f);
 		case G_ARRAY:
 			return array_cost(g, node, f);
+		case G_RULE:
+			return f->phase == P_START ? node->cost : node->symbols[f->a].rest;
+		case G_CHARS:
+			return f->count < node->min ? node->min - f->count : 0;
 		default:
 			return node->cost;
 	}
 }
 
-/* Least bytes to a complete output: over threads, the sum over open values. */
+/* Least bytes to a complete output, over threads; the lead comes before. */
 uint32_t
 grammar_cost(const llm_grammar *g, const grammar_set *set)
 {
-	uint32_t best = UINT32_MAX;
+	uint32_t best = UINT32_MAX, lead = g->lead.n - set->n_lead;
 
 	for (uint32_t i = 0; i < set->n; i++)
 	{
-		uint64_t cost = 0;
+		uint64_t cost = thread_cost(g, &set->threads[i]);
 
-		for (uint32_t k = 0; k < set->threads[i].depth; k++)
-			cost += frame_cost(g, &set->threads[i].frames[k]);
 		if (cost < best)
 			best = (uint32_t) cost;
 	}
-	return best;
+	return best > lead ? best : lead;
 }
 
 /* True when the output may end: nothing more has to come. An empty literal may end before its first

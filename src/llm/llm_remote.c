@@ -567,7 +567,7 @@ check_job(const llm_endpoint *endpoint, const llm_job *job, llm_error *err)
 		what = "tell likelihoods of given texts";
 	else if (job->kind == LLM_JOB_PREWARM)
 		what = "be prewarmed";
-	else if (job->n_allowed > 0)
+	else if (job->n_allowed > 0 || (job->flags & LLM_JOB_RULES))
 		what = "be held to a list of answers";
 	else if (job->kind == LLM_JOB_EMBED && !endpoint->embeds)
 		what = "embed; it was registered to generate";

@@ -116,7 +116,7 @@ llm_wire_job_begin(llm_wire_reader *r, llm_wire_job *out, llm_error *err)
 	if (!llm_wire_complete(r) || out->model == NULL || out->function == NULL)
 		return llm_fail(err, LLM_E_FORMAT, "malformed job");
 	if (kind < LLM_JOB_GENERATE || kind > LLM_JOB_PREWARM || class_ > LLM_CLASS_BATCH ||
-	    job->flags >= 64)
+	    job->flags >= LLM_JOB_FLAGS)
 		return llm_fail(err, LLM_E_RANGE, "unknown kind, class or flags of a job");
 	if (n != 0 && n != job->n_labels)
 		return llm_fail(err, LLM_E_RANGE, "%u labels do not go with %u descriptions", job->n_labels,
