@@ -11,6 +11,7 @@
 
 #include "llm_alloc.h"
 #include "llm_remote_impl.h"
+#include "llm_unicode.h"
 
 #define ROWS 3u
 
@@ -55,7 +56,8 @@ on_row(void *user, const llm_row_result *result)
 		abort();
 	if (job->kind == LLM_JOB_JUDGE && !(sum >= 0 && sum <= 1.001))
 		abort();
-	if (result->text.n > 0 && memchr(result->text.bytes, '\0', result->text.n) != NULL)
+	if (result->text.n > 0 && (memchr(result->text.bytes, '\0', result->text.n) != NULL ||
+	                           !llm_utf8_valid(result->text.bytes, result->text.n)))
 		abort();
 }
 
@@ -64,7 +66,7 @@ static void
 on_piece(void *user, uint32_t row, llm_text piece)
 {
 	(void) user;
-	if (row >= ROWS || piece.bytes == NULL)
+	if (row >= ROWS || piece.bytes == NULL || !llm_utf8_valid(piece.bytes, piece.n))
 		abort();
 }
 

@@ -212,6 +212,28 @@ test_depth(void)
 	CHECK(llm_json_parse("", LLM_JSON_BYTES_MAX + 1, &doc, &err) == LLM_E_LIMIT && doc == NULL);
 }
 
+/* Parts of characters pass where they are asked for, and nothing else that is wrong does. */
+static void
+test_any_bytes(void)
+{
+	static const char part[] = "{\"a\":\"x\xf0\x9f\",\"b\":\"\xff\x80\"}";
+	static const char control[] = "\"\xc3\n\"";
+	static const char open[] = "\"\xc3";
+	llm_json_doc *doc;
+	llm_error err;
+	const char *bytes;
+	size_t n;
+
+	CHECK(llm_json_parse(part, sizeof(part) - 1, &doc, &err) == LLM_E_FORMAT);
+	REQUIRE(llm_json_parse_bytes(part, sizeof(part) - 1, &doc, &err) == LLM_OK);
+	CHECK(llm_json_string(llm_json_member(llm_json_root(doc), "a"), &bytes, &n));
+	CHECK(n == 3 && memcmp(bytes, "x\xf0\x9f", 4) == 0);
+	CHECK(llm_json_is(llm_json_member(llm_json_root(doc), "b"), "\xff\x80"));
+	llm_json_free(doc);
+	CHECK(llm_json_parse_bytes(control, sizeof(control) - 1, &doc, &err) == LLM_E_FORMAT);
+	CHECK(llm_json_parse_bytes(open, sizeof(open) - 1, &doc, &err) == LLM_E_FORMAT);
+}
+
 /* Strings come out unescaped, with their length and a NUL. */
 static void
 test_strings(void)
@@ -460,6 +482,7 @@ main(void)
 	RUN(bad);
 	RUN(truncation);
 	RUN(depth);
+	RUN(any_bytes);
 	RUN(strings);
 	RUN(numbers);
 	RUN(kinds);

@@ -81,6 +81,26 @@ test_pieces(void)
 	}
 }
 
+/* Characters that are split over events are given whole, with the event that ends them. */
+static void
+test_split_characters(void)
+{
+	static const char text[] = PIECE("Gr\xc3") PIECE("\xbc\xc3") PIECE("\x9f") PIECE(" \xf0\x9f")
+	    ROLE PIECE("\x98") PIECE("") PIECE("\x80!") PIECE("\xe2") PIECE("\x82\xac") DONE;
+	static const size_t chunks[] = {1, 7, 4096};
+	static outcome o;
+	http_fixture f;
+
+	for (size_t i = 0; i < sizeof(chunks) / sizeof(chunks[0]); i++)
+	{
+		stream_events(text, chunks[i], &f, &o);
+		CHECK_MSG(o.row_status[0] == LLM_OK, "%zu bytes: %s", chunks[i], o.message[0]);
+		CHECK_MSG(o.n_pieces == 6, "%zu bytes: %d pieces", chunks[i], o.n_pieces);
+		CHECK(strcmp(o.pieces, "Grüß \xf0\x9f\x98\x80!€") == 0);
+		CHECK(strcmp(o.text[0], o.pieces) == 0);
+	}
+}
+
 /* What the standard allows: other line ends, comments, other fields, data of several lines. */
 static void
 test_grammar(void)
@@ -123,6 +143,12 @@ test_malformed(void)
 	    PIECE("a\\u0000b") DONE,
 	    PIECE("\\ud800") DONE,
 	    PIECE("\xff\xfe") DONE,
+	    PIECE("a\xc3") PIECE("b") DONE,
+	    PIECE("a\xc3") DONE,
+	    PIECE("a\xf0\x9f\x98") PIECE("\xc3\xbc") DONE,
+	    PIECE("\xbc") DONE,
+	    PIECE("\xed\xa0") PIECE("\x80") DONE,
+	    PIECE("\xc0\x80") DONE,
 	    PIECE("a") "data: {\"usage\":{\"prompt_tokens\":-1}}\n\n" DONE,
 	};
 	static outcome o;
@@ -344,6 +370,7 @@ int
 main(void)
 {
 	RUN(pieces);
+	RUN(split_characters);
 	RUN(grammar);
 	RUN(malformed);
 	RUN(cut);

@@ -54,6 +54,7 @@ typedef struct parser
 		bool object;
 	} open[LLM_JSON_DEPTH_MAX];
 	uint32_t depth;
+	bool any_bytes; /* strings need not be UTF-8 */
 	llm_error *err;
 } parser;
 
@@ -270,7 +271,7 @@ copy_plain(parser *s)
 		while (s->p < s->end && *s->p >= 0x20 && *s->p < 0x80 && *s->p != '"' && *s->p != '\\')
 			s->p++;
 		if (s->p < s->end && *s->p >= 0x80)
-			n = utf8_length(s->p, s->end);
+			n = s->any_bytes ? 1 : utf8_length(s->p, s->end);
 		s->p += n;
 		memcpy(s->text, first, (size_t) (s->p - first));
 		s->text += s->p - first;
@@ -486,10 +487,10 @@ parse_text(parser *s)
 }
 
 /* Parses a text into a document. */
-llm_status
-llm_json_parse(const char *text, size_t bytes, llm_json_doc **out, llm_error *err)
+static llm_status
+parse_document(const char *text, size_t bytes, bool any_bytes, llm_json_doc **out, llm_error *err)
 {
-	parser s = {.start = (const unsigned char *) text, .err = err};
+	parser s = {.start = (const unsigned char *) text, .any_bytes = any_bytes, .err = err};
 	llm_status status;
 
 	*out = NULL;
@@ -512,6 +513,20 @@ llm_json_parse(const char *text, size_t bytes, llm_json_doc **out, llm_error *er
 	else
 		llm_json_free(s.doc);
 	return status;
+}
+
+/* Parses a text. */
+llm_status
+llm_json_parse(const char *text, size_t bytes, llm_json_doc **out, llm_error *err)
+{
+	return parse_document(text, bytes, false, out, err);
+}
+
+/* Parses a text whose strings may hold parts of characters. */
+llm_status
+llm_json_parse_bytes(const char *text, size_t bytes, llm_json_doc **out, llm_error *err)
+{
+	return parse_document(text, bytes, true, out, err);
 }
 
 /* Frees a document and all its nodes. */

@@ -33,6 +33,8 @@ typedef struct llm_json_doc llm_json_doc; /* owner of all nodes of a text */
 
 /* The text may be freed once it is parsed. */
 llm_status llm_json_parse(const char *text, size_t bytes, llm_json_doc **out, llm_error *err);
+/* The same, but bytes past ASCII are not looked at: whoever reads a string checks its UTF-8. */
+llm_status llm_json_parse_bytes(const char *text, size_t bytes, llm_json_doc **out, llm_error *err);
 void llm_json_free(llm_json_doc *doc);
 const llm_json *llm_json_root(const llm_json_doc *doc);
 

@@ -75,6 +75,7 @@ typedef struct remote_stream
 	llm_buffer line; /* begun */
 	llm_buffer data; /* of the event that has begun */
 	llm_buffer text; /* of the answer so far */
+	size_t n_given;  /* of text: the rest is the beginning of a character */
 	llm_row_result used;
 	llm_error error; /* code != LLM_OK: why bytes were refused */
 } remote_stream;

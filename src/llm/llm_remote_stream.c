@@ -4,6 +4,8 @@
  * What arrives is bytes, cut anywhere: they are gathered into lines, the lines into events (the
  * HTML standard, "server-sent events", §9.2.6), and each event is one JSON object of the OpenAI
  * API's streaming, or "[DONE]". Its text goes to the job at once and is kept for the row's result.
+ * A token may be a part of a character, and some servers send it as it is: what is no whole
+ * character yet is held back until the next event.
  *
  * As in llm_remote_read.c nothing is believed. The bound on a reply holds for all that arrives and
  * so for the longest line and the longest text. A stream that just ends was cut off: only "[DONE]"
@@ -13,6 +15,7 @@
 #include <strings.h>
 
 #include "llm_remote_impl.h"
+#include "llm_unicode.h"
 
 #define MEDIA_TYPE "text/event-stream"
 
@@ -35,12 +38,45 @@ remote_streams(const remote_job *job)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-/* Gives a piece of the answer. */
+/* The bytes of a text before its last character, if that is not whole, else all of them. */
+static size_t
+whole_characters(const char *s, size_t n)
+{
+	for (size_t i = 1; i <= 3 && i <= n; i++)
+	{
+		unsigned char c = (unsigned char) s[n - i];
+		size_t length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
+
+		if ((c & 0xc0) != 0x80)
+			return length > i ? n - i : n;
+	}
+	return n;
+}
+
+/* Gives what is whole of the text that has not been given. */
 static bool
-give_piece(remote_call *call, const llm_json *node)
+give_text(remote_call *call)
 {
 	remote_stream *s = &call->stream;
 	const llm_job *job = call->job->job;
+	llm_text piece = {s->text.bytes + s->n_given, s->text.n - s->n_given};
+
+	piece.n = whole_characters(piece.bytes, piece.n);
+	if (!llm_utf8_valid(piece.bytes, piece.n))
+		return broken(call, "its text is not UTF-8");
+	if (piece.n == 0)
+		return true;
+	s->n_given += piece.n;
+	s->given = true;
+	job->on_piece(job->user, call->first, piece);
+	return true;
+}
+
+/* Takes a piece of the answer. */
+static bool
+take_piece(remote_call *call, const llm_json *node)
+{
+	remote_stream *s = &call->stream;
 	llm_text piece;
 
 	if (node == NULL || llm_json_get_kind(node) == LLM_JSON_NULL)
@@ -52,9 +88,7 @@ give_piece(remote_call *call, const llm_json *node)
 	if (piece.n == 0)
 		return true;
 	llm_buffer_put(&s->text, piece.bytes, piece.n);
-	s->given = true;
-	job->on_piece(job->user, call->first, piece);
-	return true;
+	return s->text.failed || give_text(call); /* the caller looks for lack of memory */
 }
 
 /* Takes what one event's JSON says. */
@@ -79,7 +113,7 @@ take_object(remote_call *call, const llm_json *root)
 	if (used.n_tokens > 0)
 		s->used = used;
 	s->cut = s->cut || llm_json_is(llm_json_member(choice, "finish_reason"), "length");
-	return give_piece(call, delta != NULL ? llm_json_member(delta, "content")
+	return take_piece(call, delta != NULL ? llm_json_member(delta, "content")
 	                                      : llm_json_member(choice, "text"));
 }
 
@@ -95,7 +129,7 @@ take_event(remote_call *call)
 		return true;
 	if (s->data.n == 6 && memcmp(s->data.bytes, "[DONE]", 6) == 0)
 		s->ended = true;
-	else if (llm_json_parse(s->data.bytes, s->data.n, &doc, &s->error) != LLM_OK)
+	else if (llm_json_parse_bytes(s->data.bytes, s->data.n, &doc, &s->error) != LLM_OK)
 		return s->error.code != LLM_E_NOMEM && broken(call, "an event is not JSON");
 	s->data.n = 0;
 	good = doc == NULL || take_object(call, llm_json_root(doc));
@@ -207,7 +241,8 @@ remote_stream_finish(remote_call *call, llm_error *err)
 
 	/* The last line may have no end, and the last event no empty line. */
 	if ((s->line.n > 0 && !take_line(call)) || !take_event(call) ||
-	    (!s->ended && !broken(call, "it ends in the middle")))
+	    (!s->ended && !broken(call, "it ends in the middle")) ||
+	    (s->n_given < s->text.n && !broken(call, "it ends in the middle of a character")))
 	{
 		*err = s->error;
 		return err->code;
