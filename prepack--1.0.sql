@@ -496,6 +496,22 @@ FROM PUBLIC; -- the administrator decides
 -- Models and administration
 -- ---------------------------------------------------------------------------------------------
 
+-- The options of a registered model: jsonb, but whoever may not change the registry, nor read all data, sees that there
+-- is a key, not the name of its file or variable. The table cannot be hidden as a whole, see below.
+CREATE TYPE prepack.model_options;
+CREATE FUNCTION prepack.model_options_in(cstring) RETURNS prepack.model_options
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'jsonb_in';
+CREATE FUNCTION prepack.model_options_out(prepack.model_options) RETURNS cstring
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pp_model_options_out';
+CREATE TYPE prepack.model_options (
+    INPUT = prepack.model_options_in, OUTPUT = prepack.model_options_out, LIKE = pg_catalog.jsonb
+);
+CREATE CAST (pg_catalog.jsonb AS prepack.model_options) WITHOUT FUNCTION AS ASSIGNMENT;
+COMMENT ON FUNCTION prepack.model_options_in(cstring) IS 'reads options of a model';
+COMMENT ON FUNCTION prepack.model_options_out(prepack.model_options) IS
+    'shows options of a model, names of keys to administrators only';
+COMMENT ON TYPE prepack.model_options IS 'jsonb that shows names of keys to administrators only';
+
 -- Registered models. Rows of users are dumped; the built-in ones come with the script. Read
 -- through the view models, written by the functions below only.
 CREATE TABLE prepack.model_registry (
@@ -504,13 +520,13 @@ CREATE TABLE prepack.model_registry (
     path text NOT NULL,
     kind text NOT NULL CHECK (kind OPERATOR(pg_catalog.=)
         ANY (ARRAY['generate', 'embed', 'rerank', 'dummy'])),
-    options jsonb NOT NULL DEFAULT '{}',
+    options prepack.model_options NOT NULL DEFAULT '{}',
     is_default boolean NOT NULL DEFAULT false,
     builtin boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE prepack.model_registry IS 'models that may be named in calls; use the view prepack.models';
 CREATE UNIQUE INDEX model_registry_default ON prepack.model_registry (kind) WHERE is_default;
--- Nothing in it is secret, and a role that is no superuser can dump its database only if it can read it.
+-- A role that is no superuser can dump its database only if it can read every column of this table.
 GRANT SELECT ON prepack.model_registry TO PUBLIC;
 INSERT INTO prepack.model_registry (name, path, kind, builtin) VALUES ('dummy', '', 'dummy', true);
 SELECT pg_catalog.pg_extension_config_dump('prepack.model_registry', 'WHERE NOT builtin');

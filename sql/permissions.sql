@@ -24,8 +24,34 @@ SELECT prepack.register_model('x', 'bert');
 SELECT name, kind FROM prepack.models ORDER BY name;
 SELECT prepack.drop_model('x');
 RESET ROLE;
--- everyone can read the registry, else only superusers could dump their databases: it names where keys lie, and has no
--- place for a key
+-- everyone can read the registry, else only superusers could dump their databases; who administers models, or may read
+-- all data, sees the names of keys in it, which has no place for a key
+SET prepack.allowed_endpoints = 'http://localhost';
+SET ROLE prepack_admin;
+SELECT prepack.register_endpoint('near', 'http://localhost/v1',
+    '{"model": "m", "key_file": "hush", "key_env": "PREPACK_HUSH", "retries": 1}');
+SELECT options FROM prepack.model_registry WHERE name = 'near';
+RESET ROLE;
+SELECT options FROM prepack.model_registry WHERE name = 'near';
+SET ROLE prepack_user;
+SELECT options FROM prepack.model_registry WHERE name = 'near';
+SELECT options::text, to_jsonb(options), options::text::jsonb -> 'key_file' AS file FROM prepack.model_registry
+    WHERE name = 'near';
+COPY (SELECT r FROM prepack.model_registry r WHERE name = 'near') TO STDOUT;
+CREATE TEMP TABLE mine AS SELECT options FROM prepack.model_registry WHERE name = 'near';
+ALTER TABLE mine ALTER COLUMN options TYPE jsonb USING options::text::jsonb;
+SELECT options FROM mine;
+DROP TABLE mine;
+SELECT options::jsonb FROM prepack.model_registry;
+SELECT options -> 'key_file' FROM prepack.model_registry;
+CREATE CAST (prepack.model_options AS jsonb) WITHOUT FUNCTION;
+RESET ROLE;
+GRANT pg_read_all_data TO prepack_user;
+SET ROLE prepack_user;
+SELECT options FROM prepack.model_registry WHERE name = 'near';
+RESET ROLE;
+REVOKE pg_read_all_data FROM prepack_user;
+SELECT prepack.drop_model('near');
 SET ROLE prepack_admin;
 SELECT prepack.register_endpoint('far', 'http://user:secret@localhost/v1', '{"model": "m"}');
 SELECT prepack.register_endpoint('far', 'http://localhost/v1?key=secret', '{"model": "m"}');

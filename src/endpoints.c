@@ -4,6 +4,10 @@
  * The URLs that pass are few in form on purpose: no user, no query, no percent signs, no characters
  * that two parsers could understand in two ways. What is compared with the list of the allowed is
  * then what libcurl connects to.
+ *
+ * Of the options, only administrators see the names of keys. pg_dump by a role that is no superuser
+ * locks and reads every column of every table, so no privilege on a column can hide them: the type
+ * of the column does, in its output function, which no query gets around.
  */
 #include "endpoints.h"
 
@@ -12,6 +16,10 @@
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
+
+#include "models.h"
+
+#define PP_KEY_MASK "********" /* in the place of the name of a key's file or variable */
 
 /* Where a URL leads: the part that permission is given for. */
 typedef struct Origin
@@ -193,6 +201,36 @@ pp_endpoint_check_options(Jsonb *options)
 			                errhint("Options are kind, model, key_file, key_env, concurrency, "
 			                        "retries and timeout.")));
 	}
+}
+
+/* Options with a mask in the place of one option's value, if they have it. */
+static Jsonb *
+mask_option(Jsonb *options, const char *name)
+{
+	JsonbValue *value = JB_ROOT_IS_OBJECT(options)
+	                        ? getKeyJsonValueFromContainer(&options->root, name, strlen(name), NULL)
+	                        : NULL;
+	char *mask;
+
+	if (value == NULL)
+		return options;
+	mask = psprintf("{\"%s\": \"" PP_KEY_MASK "\"}", name);
+	return DatumGetJsonbP(
+	    DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(options),
+	                        DirectFunctionCall1(jsonb_in, CStringGetDatum(mask))));
+}
+
+PG_FUNCTION_INFO_V1(pp_model_options_out);
+
+/* Shows the options of a registered model; how its key is called is not everybody's to know. */
+Datum
+pp_model_options_out(PG_FUNCTION_ARGS)
+{
+	Jsonb *options = PG_GETARG_JSONB_P(0);
+
+	if (!pp_may_see_keys())
+		options = mask_option(mask_option(options, "key_file"), "key_env");
+	PG_RETURN_CSTRING(JsonbToCString(NULL, &options->root, VARSIZE(options)));
 }
 
 /* ---- permission -------------------------------------------------------------------------- */

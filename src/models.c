@@ -14,8 +14,11 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -61,6 +64,16 @@ open_registry(void)
 		                errmsg("extension \"prepack\" is not installed"),
 		                errhint("Run CREATE EXTENSION prepack.")));
 	return table_open(relid, NoLock);
+}
+
+/* Whoever may change the registry, or read all data, may see all of it. */
+bool
+pp_may_see_keys(void)
+{
+	Oid relid = RangeVarGetRelid(makeRangeVar("prepack", PP_REGISTRY, -1), NoLock, true);
+
+	return has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_DATA) ||
+	       (OidIsValid(relid) && pg_class_aclcheck(relid, GetUserId(), ACL_UPDATE) == ACLCHECK_OK);
 }
 
 /* Copies a text column. */

@@ -31,4 +31,7 @@ typedef struct PpModel
 /* name may be NULL. The result is palloc'd in the current context. Never returns NULL. */
 extern PpModel *pp_model_resolve(const char *name, PpModelUse use);
 
+/* Whether the current role may see the names of endpoints' keys. */
+extern bool pp_may_see_keys(void);
+
 #endif /* PP_MODELS_H */

@@ -39,7 +39,9 @@ $node->safe_psql('postgres', q{
 	SELECT prepack.grant_usage('owner');
 	CREATE DATABASE app OWNER owner;});
 $node->safe_psql('app', q{CREATE EXTENSION prepack; SELECT prepack.grant_usage('owner');
-	SELECT prepack.register_model('toy', 'llama/model.gguf'); GRANT CREATE ON SCHEMA public TO owner});
+	SELECT prepack.register_model('toy', 'llama/model.gguf'); GRANT CREATE ON SCHEMA public TO owner;
+	INSERT INTO prepack.model_registry (name, path, kind, options)
+		VALUES ('far', 'http://localhost/v1', 'generate', '{"model": "m", "key_file": "hush"}')});
 $node->safe_psql('app', q{
 	SET ROLE owner;
 	CREATE TABLE note (id int, body text);
@@ -50,6 +52,10 @@ my $dump = $node->basedir . '/app.sql';
 $node->command_ok([ 'pg_dump', '-U', 'owner', '-f', $dump, '-h', $node->host, '-p', $node->port, 'app' ],
 	'promise 28: pg_dump by a role that is no superuser');
 unlike(slurp_file($dump), qr/CREATE FUNCTION prepack/, 'promise 28: members of the extension are not dumped');
+like(slurp_file($dump), qr/"key_file": "\*+"/, 'its dump has endpoints, without the names of keys');
+unlike(slurp_file($dump), qr/hush/, 'and nowhere else has it one');
+my ($whole) = run_command([ 'pg_dump', '-h', $node->host, '-p', $node->port, 'app' ]);
+like($whole, qr/^far\thttp.*"key_file": "hush"/m, 'a superuser\'s dump is whole');
 $node->safe_psql('postgres', 'CREATE DATABASE copy OWNER owner');
 $node->safe_psql('copy', "CREATE EXTENSION prepack; SELECT prepack.grant_usage('owner')");
 # What is not the role's own, the extension's comment and registry, it cannot restore; the rest it can.
