@@ -215,27 +215,46 @@ test_null(Node *expr)
 	return (Node *) test;
 }
 
+/* expr has not decided the AND that it stands in. */
+static Node *
+test_not_false(Node *expr)
+{
+	return pp_batch_test_bool(expr, IS_NOT_FALSE);
+}
+
+/* The same of an OR. */
+static Node *
+test_not_true(Node *expr)
+{
+	return pp_batch_test_bool(expr, IS_NOT_TRUE);
+}
+
+/* Arguments of which each is reached when those before it left the matter open. */
+static List *
+hoist_in_turn(List *exprs, Node *(*is_open)(Node *before), HoistContext *context)
+{
+	List *outer = context->conditions;
+	List *args = NIL;
+	ListCell *lc;
+
+	foreach (lc, exprs)
+	{
+		args = lappend(args, hoist_mutator(lfirst(lc), context));
+		context->conditions = lappend(list_copy(context->conditions), is_open(lfirst(lc)));
+	}
+	context->conditions = outer;
+	return args;
+}
+
 /* AND and OR: each argument is reached when those before it have not decided. */
 static Node *
 hoist_bool(BoolExpr *expr, HoistContext *context)
 {
 	BoolExpr *copy = makeNode(BoolExpr);
-	List *outer = context->conditions;
-	List *args = NIL;
-	ListCell *lc;
 
 	*copy = *expr;
-	foreach (lc, expr->args)
-	{
-		Node *arg = lfirst(lc);
-
-		args = lappend(args, hoist_mutator(arg, context));
-		context->conditions =
-		    lappend(list_copy(context->conditions),
-		            pp_batch_test_bool(arg, expr->boolop == AND_EXPR ? IS_NOT_FALSE : IS_NOT_TRUE));
-	}
-	context->conditions = outer;
-	copy->args = args;
+	copy->args = hoist_in_turn(expr->args,
+	                           expr->boolop == AND_EXPR ? test_not_false : test_not_true, context);
 	return (Node *) copy;
 }
 
@@ -244,20 +263,9 @@ static Node *
 hoist_coalesce(CoalesceExpr *expr, HoistContext *context)
 {
 	CoalesceExpr *copy = makeNode(CoalesceExpr);
-	List *outer = context->conditions;
-	List *args = NIL;
-	ListCell *lc;
 
 	*copy = *expr;
-	foreach (lc, expr->args)
-	{
-		Node *arg = lfirst(lc);
-
-		args = lappend(args, hoist_mutator(arg, context));
-		context->conditions = lappend(list_copy(context->conditions), test_null(arg));
-	}
-	context->conditions = outer;
-	copy->args = args;
+	copy->args = hoist_in_turn(expr->args, test_null, context);
 	return (Node *) copy;
 }
 

@@ -4,8 +4,11 @@
 # DDL beside builds. Times are promised limits with a wide margin: machines are shared.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use PrepackTest;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
@@ -33,18 +36,10 @@ my $timer = IPC::Run::timeout(300);
 sub typed
 {
 	my ($text, $then) = @_;
-	$text =~ s/'/''/g;
 	return $node->safe_psql('postgres', <<"SQL");
 SET prepack.speculation = materialize;
 SET max_parallel_workers_per_gather = 0;
-DO \$\$
-DECLARE fed bigint := prepack.speculate('$text');
-BEGIN
-    FOR i IN 1 .. 600 LOOP
-        EXIT WHEN EXISTS (SELECT FROM prepack.speculations s WHERE s.id = fed AND s.state = 'idle');
-        PERFORM pg_sleep(0.05);
-    END LOOP;
-END \$\$;
+@{[ sql_typing($text) ]}
 $then
 SQL
 }

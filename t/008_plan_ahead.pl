@@ -2,8 +2,11 @@
 # holds.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use PrepackTest;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('ahead');
@@ -49,14 +52,7 @@ sub typed
 	my $out = $node->safe_psql('postgres', <<"SQL");
 SET prepack.speculation = plan;
 $settings
-DO \$\$
-DECLARE fed bigint := prepack.speculate('$query');
-BEGIN
-    FOR i IN 1 .. 600 LOOP
-        EXIT WHEN EXISTS (SELECT FROM prepack.speculations s WHERE s.id = fed AND s.state = 'idle');
-        PERFORM pg_sleep(0.05);
-    END LOOP;
-END \$\$;
+@{[ sql_typing($query) ]}
 SELECT value AS used_before FROM prepack.pg_stat_prepack_speculation WHERE name = 'plans used' \\gset
 $then
 SELECT value - :used_before FROM prepack.pg_stat_prepack_speculation WHERE name = 'plans used';

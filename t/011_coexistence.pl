@@ -5,8 +5,11 @@
 # back neither DDL nor vacuum; nothing grows while texts come and go.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use PrepackTest;
 use Test::More;
 
 my $query = 'SELECT city, sum(amount) FROM sale WHERE id > 5 GROUP BY city ORDER BY city';
@@ -70,14 +73,7 @@ for my $preload ('prepack,pg_stat_statements,auto_explain', 'auto_explain,pg_sta
 	is($node->safe_psql('postgres', <<"SQL"), "t\n$rows\n$rows", "$first: answers are right");
 SELECT pg_stat_statements_reset() IS NOT NULL;
 SET prepack.speculation = materialize;
-DO \$\$
-DECLARE fed bigint := prepack.speculate('$query');
-BEGIN
-    FOR i IN 1 .. 1000 LOOP
-        EXIT WHEN EXISTS (SELECT FROM prepack.speculations s WHERE s.id = fed AND s.state = 'idle');
-        PERFORM pg_sleep(0.02);
-    END LOOP;
-END \$\$;
+@{[ sql_typing($query) ]}
 $query;
 $query;
 SQL

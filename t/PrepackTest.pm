@@ -13,7 +13,7 @@ use Test::More;
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(new_server engine_pid parent_of wait_for within percentile fds anon_kb models_dir
-  toy_models real_model wait_ready);
+  toy_models real_model wait_ready sql_typing);
 
 # The folder of the real models, and whether SmolLM2 is there.
 sub models_dir { return $ENV{PREPACK_MODELS} // ''; }
@@ -44,6 +44,23 @@ sub wait_ready
 	my ($node) = @_;
 	$node->safe_psql('postgres', "SELECT prepack.wait_until_ready('30 s')") eq 't'
 	  or die 'the engine did not start';
+}
+
+# The statement that types a text and waits until all work for it is done.
+sub sql_typing
+{
+	my ($text) = @_;
+	$text =~ s/'/''/g;
+	return <<"SQL";
+DO \$\$
+DECLARE fed bigint := prepack.speculate('$text');
+BEGIN
+    FOR i IN 1 .. 600 LOOP
+        EXIT WHEN EXISTS (SELECT FROM prepack.speculations s WHERE s.id = fed AND s.state = 'idle');
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+END \$\$;
+SQL
 }
 
 # The pid of the engine, from the view; 0 while there is none.
