@@ -86,6 +86,66 @@ test_adapts(void)
 	llm_draft_free(d);
 }
 
+/*
+ * From the start refusals make it pause, never beyond 64 tokens; one that passes ends the pauses.
+ */
+static void
+test_pauses(void)
+{
+	static const int32_t run[] = {1, 1, 1, 1};
+	static const uint32_t pauses[] = {1, 2, 4, 8, 16, 32, 64, 64, 64};
+	int32_t out[LLM_DRAFT_MAX];
+	llm_draft *d;
+
+	REQUIRE(llm_draft_create(run, 4, &d, NULL) == LLM_OK);
+	llm_draft_feedback(d, 0, 0); /* nothing was proposed: nothing was refused */
+	for (uint32_t length = 4; length > 0; length /= 2)
+	{
+		CHECK(llm_draft_propose(d, out, LLM_DRAFT_MAX) == length);
+		if (length > 1)
+			llm_draft_feedback(d, length, 0);
+	}
+	for (size_t i = 0; i < sizeof(pauses) / sizeof(pauses[0]); i++)
+	{
+		uint32_t n = 0;
+
+		llm_draft_feedback(d, 1, 0);
+		for (; llm_draft_propose(d, out, LLM_DRAFT_MAX) == 0 && n < 1000; n++)
+			CHECK(llm_draft_append(d, 1, NULL) == LLM_OK);
+		CHECK_MSG(n == pauses[i], "pause %zu: %u", i, n);
+	}
+	llm_draft_feedback(d, 1, 1);
+	CHECK(llm_draft_propose(d, out, LLM_DRAFT_MAX) == 2);
+	llm_draft_feedback(d, 2, 0);
+	llm_draft_feedback(d, 1, 0); /* pauses begin anew, at one token */
+	CHECK(llm_draft_propose(d, out, LLM_DRAFT_MAX) == 0);
+	CHECK(llm_draft_append(d, 1, NULL) == LLM_OK);
+	CHECK(llm_draft_propose(d, out, LLM_DRAFT_MAX) == 1);
+	llm_draft_free(d);
+}
+
+/* Acceptance doubles the length up to the limit, never beyond what a caller's array holds. */
+static void
+test_longest(void)
+{
+	static const int32_t run[] = {1, 1, 1, 1};
+	int32_t out[LLM_DRAFT_MAX + 1] = {0};
+	llm_draft *d;
+
+	REQUIRE(llm_draft_create(run, 4, &d, NULL) == LLM_OK);
+	for (uint32_t i = 0; i < 10; i++)
+	{
+		uint32_t n = llm_draft_propose(d, out, UINT32_MAX);
+
+		CHECK(n <= LLM_DRAFT_MAX && out[LLM_DRAFT_MAX] == 0);
+		llm_draft_feedback(d, n, n);
+	}
+	CHECK(llm_draft_propose(d, out, UINT32_MAX) == LLM_DRAFT_MAX);
+	llm_draft_feedback(d, LLM_DRAFT_MAX, LLM_DRAFT_MAX - 1);
+	CHECK(llm_draft_propose(d, out, UINT32_MAX) == LLM_DRAFT_MAX);
+	llm_draft_free(d);
+}
+
 /* Growing far keeps what was indexed; memory that is not there is told and changes nothing. */
 static void
 test_grows(void)
@@ -120,6 +180,8 @@ main(void)
 {
 	RUN(matches);
 	RUN(adapts);
+	RUN(pauses);
+	RUN(longest);
 	RUN(grows);
 	return test_summary("draft");
 }

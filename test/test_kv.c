@@ -435,6 +435,25 @@ test_drop_cache(void)
 	bench_free(&t);
 }
 
+/* What is pinned stays when the cache is dropped, unless pins are to go as well. */
+static void
+test_drop_pinned(void)
+{
+	bench t = bench_create(8);
+	const int32_t x[] = {1, 2, 3, 4, 5};
+
+	cache(&t, &ALICE, x, 5);
+	cache(&t, &BOB, x, 5);
+	CHECK(llm_kv_pin(t.kv, &ALICE, x, 5, true, NULL) == LLM_OK);
+	CHECK(llm_kv_drop_cache(t.kv, false) == 2);
+	check_pages(&t, 6, 0, 2);
+	CHECK(llm_kv_probe(t.kv, &ALICE, x, 5) == 5 && llm_kv_probe(t.kv, &BOB, x, 5) == 0);
+	CHECK(llm_kv_drop_cache(t.kv, true) == 2);
+	check_pages(&t, 8, 0, 0);
+	CHECK(llm_kv_probe(t.kv, &ALICE, x, 5) == 0);
+	bench_free(&t);
+}
+
 /*
  * 20,000 entries behind one prefix: each insert and lookup stays cheap (a list of children would
  * take minutes).
@@ -622,6 +641,7 @@ main(void)
 	RUN(pins_give_way);
 	RUN(lone_sequence_gets_its_tail);
 	RUN(drop_cache);
+	RUN(drop_pinned);
 	RUN(many_children);
 	RUN(random_operations);
 	RUN(allocation_failures);

@@ -103,6 +103,28 @@ test_chunks_are_equal(void)
 	bench_free(&t);
 }
 
+/* While a pass is under way there is no other, and what it works on stays as it is. */
+static void
+test_one_pass_at_a_time(void)
+{
+	bench t = bench_create(100, 10);
+	const llm_work *work;
+	const llm_kv_fixup *fixups;
+	uint32_t n_fixups = 1;
+	uint64_t a = submit(&t, request(10));
+	uint64_t b = submit(&t, request(10));
+
+	CHECK(next(&t) == 1);
+	CHECK(llm_sched_next(t.sched, &work, &fixups, &n_fixups) == 0 && n_fixups == 0);
+	check_piece(&t, 0, a, 0, 10, true);
+	done(&t, false);
+	CHECK(next(&t) == 1);
+	check_piece(&t, 0, b, 0, 10, true);
+	done(&t, false);
+	CHECK(next(&t) == 0);
+	bench_free(&t);
+}
+
 /* Prompts fill a pass to the token: the last is cut, and goes on first. */
 static void
 test_prompts_fill_the_pass(void)
@@ -453,6 +475,7 @@ main(void)
 	RUN(one_prompt);
 	RUN(submit_refuses);
 	RUN(chunks_are_equal);
+	RUN(one_pass_at_a_time);
 	RUN(prompts_fill_the_pass);
 	RUN(decode_comes_first);
 	RUN(interactive_overtakes);

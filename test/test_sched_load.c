@@ -167,6 +167,130 @@ test_no_head_of_line_blocking(void)
 	bench_free(&t);
 }
 
+/* A prompt that holds the others back and is then cancelled lets them go on at once. */
+static void
+test_cancelled_holder_lets_go(void)
+{
+	bench t = bench_create(20, 100);
+	llm_sched_request r = request(40);
+	uint64_t large, small;
+
+	r.max_new = 40;
+	submit(&t, r);
+	next(&t);
+	done(&t, true);
+	r = request(60);
+	r.job = 2;
+	large = submit(&t, r); /* 15 pages, 9 are free */
+	for (uint32_t pass = 0; pass < 8; pass++)
+	{
+		next(&t);
+		done(&t, true);
+	}
+	r = request(4);
+	r.job = 3;
+	small = submit(&t, r);
+	next(&t);
+	CHECK(find(&t, large) == t.n && find(&t, small) == t.n);
+	done(&t, true);
+	llm_sched_cancel(t.sched, large);
+	next(&t);
+	CHECK(find(&t, small) < t.n);
+	done(&t, false);
+	bench_free(&t);
+}
+
+/* Of three that run, the last that came is put back for the first, and then the second. */
+static void
+test_order_of_putting_back(void)
+{
+	bench t = bench_create(7, 100);
+	llm_sched_request r = request(7);
+	uint64_t ids[3];
+	uint32_t left[3] = {0}; /* the pass that went on without it */
+
+	r.max_new = 20;
+	for (int i = 0; i < 3; i++)
+		ids[i] = submit(&t, r);
+	for (uint32_t pass = 1; pass <= 20; pass++)
+	{
+		next(&t); /* 2 pages each to begin with, of 7 */
+		for (int i = 0; i < 3; i++)
+			if (left[i] == 0 && find(&t, ids[i]) == t.n)
+				left[i] = pass;
+		done(&t, true);
+	}
+	CHECK_MSG(left[0] == 0 && left[2] > 0 && left[2] < left[1], "%u %u %u", left[0], left[1],
+	          left[2]);
+	bench_free(&t);
+}
+
+/* A sequence that is put back loses the drafts that no pass has verified, and nothing else. */
+static void
+test_put_back_drops_drafts(void)
+{
+	bench t = bench_create(6, 100);
+	llm_sched_request r = request(13);
+	const int32_t tokens[] = {50, 51, 52, 53, 54, 55, 56, 57};
+	llm_sched_stats stats;
+	uint64_t a, b;
+
+	r.max_new = 11;
+	a = submit(&t, r);
+	r = request(1);
+	r.max_new = 4;
+	b = submit(&t, r);
+	CHECK(next(&t) == 2);
+	CHECK(llm_sched_append(t.sched, a, 0, tokens, 7, 6, NULL) == LLM_OK);
+	CHECK(llm_sched_append(t.sched, b, 0, tokens, 1, 0, NULL) == LLM_OK);
+	llm_sched_done(t.sched);
+	CHECK(next(&t) == 2);
+	check_piece(&t, 0, a, 13, 7, true); /* the sixth page */
+	check_piece(&t, 1, b, 1, 1, true);
+	CHECK(llm_sched_append(t.sched, a, 6, tokens + 5, 3, 2, NULL) == LLM_OK);
+	CHECK(llm_sched_append(t.sched, b, 0, tokens + 1, 3, 2, NULL) == LLM_OK);
+	llm_sched_done(t.sched);
+	CHECK(next(&t) == 1);
+	check_piece(&t, 0, a, 20, 1, true); /* its own drafts are the first to go */
+	CHECK(t.work[0].n_draft == 0);
+	llm_sched_get_stats(t.sched, &stats);
+	CHECK(stats.n_preempted == 1 && stats.n_waiting_tokens == 3);
+	llm_sched_finish(t.sched, a);
+	llm_sched_done(t.sched);
+	CHECK(next(&t) == 1);
+	check_piece(&t, 0, b, 0, 3, true);
+	CHECK(t.work[0].n_draft == 0 && t.work[0].tokens[1] == 50 && t.work[0].tokens[2] == 51);
+	done(&t, false);
+	bench_free(&t);
+}
+
+/* A scheduler that has served 20,000 sequences is no larger than one that served a few. */
+static void
+test_places_are_used_again(void)
+{
+	bench t = bench_create(100, 100);
+	uint64_t before = 0;
+	uint64_t first = 0;
+	uint64_t last = 0;
+
+	for (uint32_t i = 0; i < 20000; i++)
+	{
+		if (i == 10000)
+			before = llm_alloc_count();
+		last = submit(&t, request(4));
+		if (i == 0)
+			first = last;
+		CHECK(next(&t) == 1);
+		done(&t, false);
+		CHECK(i == 0 || last != first);
+	}
+	/* sequence, caller and group of each, and no room for more of them */
+	CHECK(llm_alloc_count() - before == 3 * 10000);
+	llm_sched_cancel(t.sched, first); /* an id of long ago means nobody */
+	CHECK(n_live(&t) == 0);
+	bench_free(&t);
+}
+
 /*
  * Out of pages: the youngest batch sequence goes back, and is recomputed with what it had
  * generated.
@@ -481,6 +605,10 @@ main(void)
 	RUN(decode_before_new_prompts);
 	RUN(decode_takes_turns);
 	RUN(no_head_of_line_blocking);
+	RUN(cancelled_holder_lets_go);
+	RUN(order_of_putting_back);
+	RUN(put_back_drops_drafts);
+	RUN(places_are_used_again);
 	RUN(youngest_is_put_back);
 	RUN(refused_comes_first);
 	RUN(interactive_takes_pages);

@@ -109,6 +109,76 @@ test_characters(void)
 		}
 }
 
+/* A row of table 3-7 of Unicode 15: the bytes that a character of a length may begin with. */
+typedef struct form
+{
+	unsigned char first_low, first_high;
+	unsigned char second_low, second_high;
+	size_t n;
+} form;
+
+/* What the table says of the bytes at p: the length of a character, or of what can be none. */
+static size_t
+by_table(const unsigned char *p, size_t n, bool *whole)
+{
+	static const form forms[] = {{0x00, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2},
+	                             {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
+	                             {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+	                             {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4},
+	                             {0xf4, 0xf4, 0x80, 0x8f, 4}};
+	const form *f = forms;
+	const form *end = forms + sizeof(forms) / sizeof(forms[0]);
+	size_t i = 1;
+
+	while (f < end && !(p[0] >= f->first_low && p[0] <= f->first_high))
+		f++;
+	*whole = false;
+	if (f == end)
+		return 1;
+	while (i < f->n && i < n && p[i] >= (i == 1 ? f->second_low : 0x80) &&
+	       p[i] <= (i == 1 ? f->second_high : 0xbf))
+		i++;
+	*whole = i == f->n;
+	return i;
+}
+
+/* Every text of four bytes from the borders of the table's ranges comes out as the table says. */
+static void
+test_every_border(void)
+{
+	static const unsigned char borders[] = {0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf,
+	                                        0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec, 0xed,
+	                                        0xee, 0xef, 0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xff};
+	const size_t n_borders = sizeof(borders);
+	uint32_t n_wrong = 0;
+
+	for (size_t number = 0; number < n_borders * n_borders * n_borders * n_borders; number++)
+	{
+		unsigned char text[4];
+		char expected[16];
+		char out[16];
+		size_t n_expected = 0;
+		size_t n_out;
+		uint64_t seed = number;
+		bool whole;
+
+		for (size_t i = 0, rest = number; i < 4; i++, rest /= n_borders)
+			text[i] = borders[rest % n_borders];
+		for (size_t i = 0, step; i < 4; i += step)
+		{
+			step = by_table(text + i, 4 - i, &whole);
+			if (!whole && i + step == 4 && text[i] >= 0xc2 && text[i] <= 0xf4)
+				break; /* cut by the end: left out */
+			memcpy(expected + n_expected, whole ? (const char *) text + i : "\xef\xbf\xbd",
+			       whole ? step : 3);
+			n_expected += whole ? step : 3;
+		}
+		(void) stream(NULL, (const char *) text, 4, &seed, out, &n_out);
+		n_wrong += n_out != n_expected || memcmp(out, expected, n_out) != 0;
+	}
+	CHECK_MSG(n_wrong == 0, "%u texts", n_wrong);
+}
+
 /* Bytes are held back no longer than they may belong to a stop string. */
 static void
 test_holds_back(void)
@@ -127,6 +197,10 @@ test_holds_back(void)
 	CHECK(llm_stop_feed(s, "N", 1, &safe, &n, &stopped, NULL) == LLM_OK && n == 0);
 	CHECK(llm_stop_feed(s, "x\n", 2, &safe, &n, &stopped, NULL) == LLM_OK && n == 3 && !stopped);
 	CHECK(memcmp(safe, "ENx", 3) == 0);
+	/* what began a stop string within one piece and did not go on is free as well */
+	CHECK(llm_stop_feed(s, "EaENb", 5, &safe, &n, &stopped, NULL) == LLM_OK && n == 6);
+	CHECK(memcmp(safe, "\nEaENb", 6) == 0 && !stopped);
+	CHECK(llm_stop_feed(s, "\n", 1, &safe, &n, &stopped, NULL) == LLM_OK && n == 0);
 	CHECK(llm_stop_feed(s, "\nmore", 5, &safe, &n, &stopped, NULL) == LLM_OK && n == 0 && stopped);
 	CHECK(llm_stop_feed(s, "more", 4, &safe, &n, &stopped, NULL) == LLM_OK && n == 0 && stopped);
 	llm_stop_flush(s, &safe, &n);
@@ -173,6 +247,7 @@ main(void)
 {
 	RUN(against_search);
 	RUN(characters);
+	RUN(every_border);
 	RUN(holds_back);
 	RUN(refused);
 	return test_summary("stop");
