@@ -184,6 +184,11 @@ next(int fd)
 		return f;
 	f.payload = malloc(f.h.length + 1);
 	f.end = !take(fd, f.payload, f.h.length);
+	if (f.end)
+	{
+		free(f.payload);
+		f.payload = NULL;
+	}
 	return f;
 }
 

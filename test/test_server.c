@@ -156,6 +156,115 @@ test_stalled(void)
 	stop(&f);
 }
 
+/* Bytes that trickle in do not stretch the time that a frame may take. */
+static void
+test_dripping(void)
+{
+	static char text[100000];
+	llm_text row = {text, sizeof(text)};
+	llm_wire_writer w = fixture_writer();
+	llm_job job = dummy_job(1, &row);
+	fixture f;
+	size_t at = 0;
+	int other;
+	int fd;
+
+	memset(text, 'x', sizeof(text));
+	REQUIRE(start(&f, (llm_server_params){.stall_ms = 200}, 0));
+	other = greet(&f);
+	fd = greet(&f);
+	fixture_put_job(&w, 2, &job);
+	while (at < w.n && send(fd, w.bytes + at, 1, MSG_NOSIGNAL) == 1)
+	{
+		at++;
+		usleep(20000);
+	}
+	CHECK_MSG(at > 0 && at < PATIENCE_S * 50, "%zu bytes were taken", at);
+	CHECK(ends(fd));
+	check_served(other, 2);
+	llm_free(w.bytes);
+	close(fd);
+	close(other);
+	stop(&f);
+}
+
+/*
+ * A client that takes nothing is cut off when 64 MB wait for it; what it then reads ends within its
+ * job. Others do not notice.
+ */
+static void
+test_deaf_client(void)
+{
+	static char answer[60000];
+	llm_text allowed = {answer, sizeof(answer)};
+	llm_text *rows = many_rows(3000);
+	llm_job job = dummy_job(3000, rows);
+	fixture f;
+	outcome out;
+	int other;
+	int fd;
+
+	memset(answer, 'x', sizeof(answer));
+	job.allowed = &allowed;
+	job.n_allowed = 1;
+	REQUIRE(start(&f, (llm_server_params){0}, 0));
+	other = greet(&f);
+	fd = greet(&f);
+	post_job(fd, 2, &job);
+	for (uint64_t i = 2; i < 30; i++)
+		check_served(other, i);
+	out = finish(fd, 2);
+	CHECK_MSG(out.status == -1 && out.n_rows < 1500, "status %d after %u rows", out.status,
+	          out.n_rows);
+	check_served(other, 30);
+	close(fd);
+	close(other);
+	stop(&f);
+	free(rows);
+}
+
+/*
+ * A connection has so many jobs at once; one more is refused, and those that are there still run.
+ */
+static void
+test_too_many_jobs(void)
+{
+	llm_wire_writer w = fixture_writer();
+	llm_job job = dummy_job(1, &one_row);
+	fixture f;
+	int fd;
+
+	REQUIRE(start(&f, (llm_server_params){0}, 0));
+	fd = greet(&f);
+	for (uint64_t id = 1; id <= 1025; id++)
+		fixture_put_job(&w, id + 1, &job);
+	post(fd, &w);
+	CHECK(next_error(fd, 1026) == LLM_E_BUSY);
+	for (uint64_t id = 1; id <= 1024; id++)
+		fixture_put_empty(&w, LLM_WIRE_RUN, id + 1);
+	post(fd, &w);
+	for (uint64_t id = 1; id <= 1024; id++)
+		CHECK(finish(fd, id + 1).n_rows == 1);
+	check_served(fd, 2000);
+	close(fd);
+	stop(&f);
+}
+
+/* The id of a job that has ended is free, from the moment that its end was read. */
+static void
+test_ids_again(void)
+{
+	fixture f;
+	int fd;
+
+	REQUIRE(start(&f, (llm_server_params){0}, 0));
+	fd = greet(&f);
+	for (int i = 0; i < 300; i++)
+		check_served(fd, 2);
+	close(fd);
+	stop(&f);
+}
+
 /* A job byte by byte. */
 static void
 test_trickle(void)
@@ -483,6 +592,10 @@ main(void)
 	RUN(bad_frames);
 	RUN(bad_jobs);
 	RUN(stalled);
+	RUN(dripping);
+	RUN(deaf_client);
+	RUN(too_many_jobs);
+	RUN(ids_again);
 	RUN(trickle);
 	RUN(results_together);
 	RUN(sigterm);

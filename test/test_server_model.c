@@ -40,6 +40,73 @@ test_cancel(void)
 	free(rows);
 }
 
+/* Takes frames until n jobs have ended, the k-th with id first + k; each may end once only. */
+static void
+check_each_ends_once(int fd, uint64_t first, uint32_t n, uint8_t *n_ends)
+{
+	memset(n_ends, 0, n);
+	for (uint32_t ended = 0; ended < n;)
+	{
+		frame f = next(fd);
+
+		if (f.end)
+		{
+			CHECK_MSG(!f.end, "the connection ended after %u jobs", ended);
+			return;
+		}
+		if (f.h.type == LLM_WIRE_DONE || f.h.type == LLM_WIRE_ERROR)
+		{
+			CHECK(f.h.id >= first && f.h.id < first + n && n_ends[f.h.id - first]++ == 0);
+			ended++;
+		}
+		free(f.payload);
+	}
+}
+
+/*
+ * A storm of cancels: of jobs that wait for their start, that run, that are over, twice each, and
+ * of none. Every job ends once, and then nothing of them is left.
+ */
+static void
+test_cancel_storm(void)
+{
+	llm_wire_writer w = fixture_writer();
+	llm_text *rows = many_rows(20);
+	llm_job job = long_job(20, rows);
+	llm_job quick = dummy_job(20, rows);
+	uint8_t n_ends[300];
+	uint32_t n_jobs = 1;
+	uint32_t stalled;
+	fixture f;
+	int fd = start_model(&f);
+
+	REQUIRE(fd >= 0);
+	for (uint64_t round = 0; round < 3; round++)
+	{
+		for (uint64_t id = 1000; id < 1300; id++)
+		{
+			fixture_put_job(&w, id, id % 3 == 0 ? &quick : &job);
+			fixture_put_empty(&w, LLM_WIRE_RUN, id);
+			if (id % 4 == 0)
+				fixture_put_empty(&w, LLM_WIRE_CANCEL, id);
+		}
+		for (uint64_t id = 1299; id >= 1000; id--)
+			for (int twice = 0; twice < 2; twice++)
+				fixture_put_empty(&w, LLM_WIRE_CANCEL, round == 0 ? id : 2299 - id);
+		for (uint64_t id = 5000; id < 5100; id++)
+			fixture_put_empty(&w, LLM_WIRE_CANCEL, id);
+		post(fd, &w);
+		check_each_ends_once(fd, 1000, 300, n_ends);
+	}
+	for (uint64_t i = 0; n_jobs > 0 && i < PATIENCE_S * 100; i++, usleep(10000))
+		ask_stats(fd, 10000 + i, &n_jobs, &stalled);
+	CHECK(n_jobs == 0);
+	check_served(fd, 4);
+	close(fd);
+	stop(&f);
+	free(rows);
+}
+
 /* A client that goes within a frame, and one that goes while its job runs: nothing stays. */
 static void
 test_disconnect(void)
@@ -299,6 +366,7 @@ int
 main(void)
 {
 	RUN(cancel);
+	RUN(cancel_storm);
 	RUN(disconnect);
 	RUN(fairness);
 	RUN(models);
