@@ -273,6 +273,25 @@ test_raw_prompt(void)
 	}
 }
 
+/* Without a template nobody trims: the white space at a text's ends is the caller's. */
+static void
+test_raw_space(void)
+{
+	static const char text[] = " \n the town \n ";
+	fixture f;
+	llm_tokens whole = {0};
+	llm_tokens parts = {0};
+
+	REQUIRE(fixture_open(FIXTURES "/gpt2.json", &f, NULL) == LLM_OK);
+	CHECK(llm_tokenize(f.t, text, strlen(text), 0, &whole, NULL) == LLM_OK);
+	CHECK(llm_chat_prompt(NULL, f.t, NULL, 0, NULL, 0, text, strlen(text), NULL, 0, &parts, NULL,
+	                      NULL) == LLM_OK);
+	CHECK(whole.n == parts.n && memcmp(whole.ids, parts.ids, whole.n * sizeof(int32_t)) == 0);
+	llm_tokens_free(&whole);
+	llm_tokens_free(&parts);
+	fixture_close(&f);
+}
+
 /*
  * Templates that are not known, or whose markers the vocabulary lacks, are answered in plain form.
  */
@@ -399,6 +418,7 @@ main(void)
 	RUN(frame_holds_for_every_input);
 	RUN(space_goes_with_input);
 	RUN(raw_prompt);
+	RUN(raw_space);
 	RUN(plain);
 	RUN(invalid_text);
 	llm_json_free(chat_doc);

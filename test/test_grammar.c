@@ -466,6 +466,19 @@ test_forced(void)
 	CHECK(llm_grammar_forced(s, out, 3) == 3);
 	llm_grammar_state_free(s);
 	llm_grammar_free(g);
+	/* characters of every length are forced whole or not at all */
+	for (size_t cut = 0; cut <= 12; cut++)
+	{
+		static const char *const one[] = {"zé\u0800😀~"};
+		static const size_t wholes[] = {0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10, 11, 11};
+		static const size_t n_one[] = {11};
+
+		REQUIRE(llm_grammar_from_strings(one, n_one, 1, &g, NULL) == LLM_OK);
+		REQUIRE(llm_grammar_start(g, &s, NULL) == LLM_OK);
+		CHECK(llm_grammar_forced(s, out, cut) == wholes[cut]);
+		llm_grammar_state_free(s);
+		llm_grammar_free(g);
+	}
 }
 
 /* What is not understood is refused, never passed over. */
@@ -521,6 +534,36 @@ test_refused(void)
 		llm_grammar_free(g);
 		llm_json_free(doc);
 	}
+}
+
+/* Tokens that are none are told; one that is not allowed, or ends the text, moves nothing. */
+static void
+test_accept(void)
+{
+	static const char *const text[] = {"a", "b", "", "</s>"};
+	static const size_t bytes[] = {1, 1, 0, 4};
+	static const bool ends[] = {false, false, true, true};
+	static const char *const list[] = {"ab"};
+	static const size_t list_bytes[] = {2};
+	llm_vocab_trie *v;
+	llm_grammar *g;
+	llm_grammar_state *s;
+	llm_error err = {0};
+
+	REQUIRE(llm_vocab_trie_from_arrays(text, bytes, ends, 4, &v, NULL) == LLM_OK);
+	REQUIRE(llm_grammar_from_strings(list, list_bytes, 1, &g, NULL) == LLM_OK);
+	REQUIRE(llm_grammar_start(g, &s, NULL) == LLM_OK);
+	CHECK(llm_grammar_accept(s, v, -1, &err) == LLM_E_INTERNAL);
+	CHECK(llm_grammar_accept(s, v, 4, &err) == LLM_E_INTERNAL);
+	CHECK(strcmp(err.message, "token 4 is not in the vocabulary") == 0);
+	CHECK(llm_grammar_accept(s, v, 1, &err) != LLM_OK);
+	CHECK(llm_grammar_accept(s, v, 3, &err) == LLM_OK &&
+	      llm_grammar_accept(s, v, 2, &err) == LLM_OK);
+	CHECK(llm_grammar_accept(s, v, 0, &err) == LLM_OK && !llm_grammar_complete(s));
+	CHECK(llm_grammar_accept(s, v, 1, &err) == LLM_OK && llm_grammar_complete(s));
+	llm_grammar_state_free(s);
+	llm_grammar_free(g);
+	llm_vocab_trie_free(v);
 }
 
 /* A vocabulary that cannot spell the output is refused. */
@@ -581,6 +624,7 @@ main(void)
 	RUN(strings);
 	RUN(forced);
 	RUN(refused);
+	RUN(accept);
 	RUN(poor_vocab);
 	RUN(no_memory);
 	llm_vocab_trie_free(vocab);

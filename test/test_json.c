@@ -109,6 +109,12 @@ static const text bad[] = {
     TEXT("\"\\ud800\\ue000\""),
     TEXT("\"\\ud800\\u00\""),
     TEXT("\"\\udc00\""),
+    TEXT("\"\\udc00\\udc00\""),
+    TEXT("\"\\ud800xxdc00\""),
+    TEXT("\"\\ud800\\xdc00\""),
+    TEXT("\"\\ud800\\"),
+    TEXT("\"\\ud800\\u"),
+    TEXT("\"\\\x00\""),
     TEXT("\"\n\""),
     TEXT("\"\x00\""),
     TEXT("\"\x1f\""),
@@ -232,6 +238,21 @@ test_any_bytes(void)
 	llm_json_free(doc);
 	CHECK(llm_json_parse_bytes(control, sizeof(control) - 1, &doc, &err) == LLM_E_FORMAT);
 	CHECK(llm_json_parse_bytes(open, sizeof(open) - 1, &doc, &err) == LLM_E_FORMAT);
+}
+
+/* Escapes at the borders of UTF-8's lengths and of the surrogates. */
+static void
+test_escaped_borders(void)
+{
+	static const char source[] = "[\"\\u0001\\u007f\\u0080\\u07ff\\u0800\\ud7ff\\ue000\\uffff\","
+	                             "\"\\ud800\\udc00\\udbff\\udfff\"]";
+	llm_json_doc *doc;
+
+	REQUIRE(parse(source, sizeof(source) - 1, &doc, NULL) == LLM_OK);
+	CHECK(llm_json_is(llm_json_item(llm_json_root(doc), 0),
+	                  "\x01\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf"));
+	CHECK(llm_json_is(llm_json_item(llm_json_root(doc), 1), "\xf0\x90\x80\x80\xf4\x8f\xbf\xbf"));
+	llm_json_free(doc);
 }
 
 /* Strings come out unescaped, with their length and a NUL. */
@@ -483,6 +504,7 @@ main(void)
 	RUN(truncation);
 	RUN(depth);
 	RUN(any_bytes);
+	RUN(escaped_borders);
 	RUN(strings);
 	RUN(numbers);
 	RUN(kinds);

@@ -375,6 +375,64 @@ test_job_ranges(void)
 #undef REFUSED
 }
 
+/* Descriptions go with labels one by one, or there are none. */
+static void
+test_job_descriptions(void)
+{
+	llm_job job = full_job();
+	llm_wire_writer w = fixture_writer();
+	llm_wire_job out;
+	llm_error err;
+	size_t at = 0;
+	size_t n;
+	uint8_t *with = job_payload(&job, "f", &n);
+	uint8_t *without;
+
+	job.descriptions = NULL;
+	without = job_payload(&job, "f", &n);
+	while (with[at] == without[at])
+		at++;
+	/* where the count of descriptions is 0, one takes its place */
+	llm_wire_put(&w, without, at);
+	llm_wire_put_u32(&w, 1);
+	llm_wire_put_text(&w, "x", 1);
+	llm_wire_put(&w, without + at + 4, n - at - 4);
+	CHECK(begin(w.bytes, w.n, &out, &err) == LLM_E_RANGE);
+	CHECK(strcmp(err.message, "3 labels do not go with 1 descriptions") == 0);
+	llm_wire_job_free(&out);
+	llm_free(w.bytes);
+	free(with);
+	free(without);
+}
+
+/* What a job keeps in memory is counted byte by byte, and place by place: the server bounds it. */
+static void
+test_job_is_counted(void)
+{
+	static char text[1001];
+	llm_job job = full_job();
+	llm_wire_job out;
+	llm_error err;
+	uint64_t bytes[3];
+
+	memset(text, 'x', sizeof(text));
+	for (int i = 0; i < 3; i++)
+	{
+		size_t n;
+		uint8_t *payload;
+
+		job.instruction = (llm_text){text, i == 0 ? 1 : sizeof(text)};
+		job.n_rows = i == 2 ? 503 : 3;
+		payload = job_payload(&job, "f", &n);
+		CHECK(begin(payload, n, &out, &err) == LLM_OK);
+		bytes[i] = out.bytes;
+		llm_wire_job_free(&out);
+		free(payload);
+	}
+	CHECK(bytes[0] > 0 && bytes[1] - bytes[0] == 1000);
+	CHECK(bytes[2] - bytes[1] == 500 * sizeof(llm_text));
+}
+
 /* Lists at their limits and one over. */
 static void
 test_job_list_limits(void)
@@ -651,6 +709,8 @@ main(void)
 	RUN(job_truncated);
 	RUN(job_lies);
 	RUN(job_ranges);
+	RUN(job_descriptions);
+	RUN(job_is_counted);
 	RUN(job_list_limits);
 	RUN(rows);
 	RUN(rows_refused);
