@@ -1,6 +1,5 @@
 /*
- * test_quant.c: dequantisation against the values of an independent reader, bit for bit, and
- * SHA-256.
+ * test_quant.c: dequantisation against the values of an independent reader, bit for bit.
  *
  * The vectors in test/data/weights/quant-*.bin come from scripts/make-weights-fixtures.py; the
  * halves are compared one by one with their definition in IEEE 754.
@@ -10,7 +9,6 @@
 #include <math.h>
 
 #include "../src/llm/llm_alloc.h"
-#include "../src/llm/llm_sha256.h"
 #include "../src/llm/llm_weights.h"
 
 static const struct
@@ -152,61 +150,6 @@ test_refusals(void)
 	CHECK(out == 42);
 }
 
-static bool sha_plain;
-
-/* Hashes n bytes in pieces of the given size. */
-static void
-sha_hex(const char *data, size_t n, size_t piece, char hex[65])
-{
-	llm_sha256 h;
-
-	if (sha_plain)
-		llm_sha256_init_plain(&h);
-	else
-		llm_sha256_init(&h);
-	for (size_t i = 0; i < n; i += piece)
-		llm_sha256_update(&h, data + i, n - i < piece ? n - i : piece);
-	llm_sha256_final_hex(&h, hex);
-}
-
-/* The examples of FIPS 180-4, and pieces of every size give the same digest. */
-static void
-test_sha256(void)
-{
-	static const char two_blocks[] = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
-	char *million = malloc(1000000);
-	char hex[65];
-	char whole[65];
-
-	sha_hex("", 0, 1, hex);
-	CHECK(!strcmp(hex, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"));
-	sha_hex("abc", 3, 3, hex);
-	CHECK(!strcmp(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
-	sha_hex(two_blocks, 56, 56, hex);
-	CHECK(!strcmp(hex, "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"));
-	memset(million, 'a', 1000000);
-	sha_hex(million, 1000000, 1000000, hex);
-	CHECK(!strcmp(hex, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"));
-	for (size_t n = 0; n < 200; n++)
-	{
-		sha_hex(million, n, 1000, whole);
-		for (size_t piece = 1; piece <= n; piece++)
-		{
-			sha_hex(million, n, piece, hex);
-			CHECK_MSG(strcmp(hex, whole) == 0, "%zu bytes in pieces of %zu", n, piece);
-		}
-	}
-	free(million);
-}
-
-/* The same in plain C. */
-static void
-test_sha256_plain(void)
-{
-	sha_plain = true;
-	test_sha256();
-}
-
 int
 main(void)
 {
@@ -214,7 +157,5 @@ main(void)
 	RUN(halves);
 	RUN(sizes);
 	RUN(refusals);
-	RUN(sha256);
-	RUN(sha256_plain);
 	return test_summary("quant");
 }
