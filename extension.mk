@@ -9,7 +9,8 @@ OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_pro
              src/client.o src/client_wire.o src/client_probe.o src/endpoints.o src/models.o \
              src/call.o src/call_types.o \
              src/batch_plan.o src/batch_hoist.o src/batch_exec.o src/batch_memo.o \
-             src/batch_nodes.o src/batch_join.o src/batch_settle.o src/batch_rounds.o src/stats.o \
+             src/batch_nodes.o src/batch_join.o src/batch_settle.o src/batch_rounds.o \
+             src/batch_lift.o src/stats.o \
              src/funcs_admin.o src/funcs_rows.o src/funcs_views.o \
              src/speql/speql_lex.o src/speql/speql_block.o src/speql/speql_check.o \
              src/speql/speql_edit.o src/speql/speql_catalog.o src/speql/speql_repair.o \

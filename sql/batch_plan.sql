@@ -286,6 +286,39 @@ ROLLBACK;
 DROP FUNCTION joins_differ;
 DROP TABLE person, job;
 
+-- operands of index conditions: made on the outer side of a nested loop, in batches
+CREATE TABLE topic AS SELECT (ARRAY['a', 'b', 'c', NULL])[1 + i % 4] || i / 40 AS name, i % 3 AS k, i AS n
+    FROM generate_series(1, 2000) i;
+CREATE INDEX topic_name ON topic (name, k); ANALYZE topic;
+SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off;
+EXPLAIN (COSTS OFF) SELECT t.id, c.n FROM ticket t JOIN topic c ON c.name = prepack.classify(t.body, '{a3,b7}');
+EXPLAIN (COSTS OFF) SELECT t.id, c.n FROM ticket t LEFT JOIN LATERAL (SELECT count(*) AS n FROM topic
+    WHERE name = lower(prepack.classify(t.body, '{A3,B7}')) AND k = t.id % 3) c ON true;
+SET enable_memoize = off;
+EXPLAIN (COSTS OFF) SELECT t.id FROM ticket t WHERE EXISTS
+    (SELECT FROM topic WHERE name = prepack.classify(t.body, '{a3,b7}'));
+SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = on;
+EXPLAIN (COSTS OFF) SELECT t.id, c.n FROM ticket t JOIN topic c ON c.name = prepack.classify(t.body, '{a3,b7}');
+SELECT differs($$SELECT t.id, c.n FROM ticket t JOIN topic c ON c.name = prepack.classify(t.body, '{a3,b7}')
+    AND c.k = t.id % 3$$);
+RESET enable_indexscan; RESET enable_indexonlyscan; RESET enable_memoize;
+SELECT differs($$SELECT t.id, c.n FROM ticket t LEFT JOIN topic c ON c.name = prepack.classify(t.body, '{a3,d}')$$);
+SELECT differs($$SELECT t.id, c.n FROM ticket t, LATERAL (SELECT n FROM topic
+    WHERE name = CASE WHEN t.id % 2 = 0 THEN prepack.classify(t.body, '{a3,b7}') ELSE 'c' || t.id END
+    ORDER BY n LIMIT 2) c$$);
+SELECT differs($$SELECT t.id, c.n FROM ticket t LEFT JOIN LATERAL (SELECT count(*) AS n FROM topic
+    WHERE name = ANY (ARRAY[prepack.classify(t.body, '{a3,b7}'), 'c9']) AND k > t.id % 3) c ON true$$);
+SELECT differs($$SELECT t.id FROM ticket t WHERE NOT EXISTS
+    (SELECT FROM topic WHERE name = prepack.classify(t.body, '{a3,d}') AND prepack.is_true(t.body || n, 'c'))$$);
+SELECT differs($$SELECT t.id, u.id AS u, c.n FROM ticket t JOIN ticket u ON u.id = t.id + 1
+    JOIN topic c ON c.name = prepack.classify(t.body || u.body, '{a3,b7,d}')$$);
+SELECT differs($$SELECT o.i, (SELECT sum(c.n) FROM ticket t JOIN topic c
+    ON c.name = prepack.classify(t.body, '{a3,b7}') WHERE t.id < o.i) AS n FROM generate_series(1, 5) o(i)$$);
+SELECT computed($$SELECT c.n FROM ticket t JOIN topic c
+    ON c.name = CASE WHEN t.id > 35 THEN prepack.classify(t.body || t.id, '{a3,b7}') END$$);
+RESET enable_hashjoin; RESET enable_mergejoin; RESET enable_bitmapscan;
+DROP TABLE topic;
+
 -- the cost of calls alone is no reason to compile expressions
 CREATE FUNCTION compiles(query text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE

@@ -8,6 +8,7 @@
  *	batch_join.c	planner's part of outer, semi and anti joins with calls in their conditions
  *	batch_settle.c	executor's part of outer joins: decides which rows found no partner
  *	batch_rounds.c	executor's part of semi and anti joins, which stop at the first partner
+ *	batch_lift.c	calls in index conditions, made on the other side of a nested loop
  *	batch_nodes.c	makes the nodes that the planner's parts put in
  *
  * A Batch node has its outer plan's columns, 1 … n_outer, followed by one column per call.

@@ -13,8 +13,9 @@
  *
  * Each call qual gets a Batch node of its own, in the planner's order (cheapest first), so that
  * later ones see survivors only. Nested calls take one node a level. Conditions of outer, semi and
- * anti joins have shapes of their own (batch_join.c). What is not recognised stays as it is and
- * runs row by row: slower, never wrong. That holds for calls in index conditions.
+ * anti joins have shapes of their own (batch_join.c), and so have index conditions under nested
+ * loops (batch_lift.c). What is not recognised stays as it is and runs row by row: slower, never
+ * wrong.
  *
  * The tree comes fresh from the planner: it is changed in place before anybody else sees it.
  */
@@ -311,6 +312,7 @@ walk_plan(Plan *plan, PpPlanContext *context)
 		case T_ModifyTable:
 			return walk_modify_table((ModifyTable *) plan, context);
 		case T_NestLoop:
+			pp_plan_lift_operands((NestLoop *) plan, context);
 			return walk_join(plan, context);
 		case T_MergeJoin:
 			if (is_ours(plan->righttree))

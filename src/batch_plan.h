@@ -3,6 +3,7 @@
  *
  *	batch_plan.c	the hook and the walk over plans
  *	batch_join.c	conditions of outer, semi and anti joins
+ *	batch_lift.c	index conditions of nested loops
  *	batch_nodes.c	the nodes put in, and the expressions between them
  */
 #ifndef PP_BATCH_PLAN_H
@@ -46,5 +47,10 @@ extern List *pp_plan_take_call_quals(List **quals);
  * returns the topmost of them, or the join itself where nothing can be batched.
  */
 extern Plan *pp_plan_split_join(Plan *plan, PpPlanContext *context);
+
+/* ---- batch_lift.c ------------------------------------------------------------------------ */
+
+/* Has calls in index conditions of a nested loop's inner side made on its outer side. */
+extern void pp_plan_lift_operands(NestLoop *join, PpPlanContext *context);
 
 #endif /* PP_BATCH_PLAN_H */
