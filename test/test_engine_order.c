@@ -8,6 +8,7 @@
 #include "../src/llm/llm.h"
 
 #define MODEL    "test/data/models/qwen2"
+#define ENCODER  "test/data/models/bert"
 #define ROWS_MAX 80
 #define N_CTX    48 /* in the test of its edge */
 
@@ -20,6 +21,8 @@ typedef struct progress
 	uint32_t n_tokens[ROWS_MAX];
 	uint32_t n_output[ROWS_MAX];
 	llm_finish finish[ROWS_MAX];
+	uint32_t n_values[ROWS_MAX];
+	float values[ROWS_MAX][64];
 } progress;
 
 /* Notes a row. */
@@ -32,6 +35,9 @@ on_row(void *user, const llm_row_result *r)
 	p->n_tokens[r->row] = r->n_tokens;
 	p->n_output[r->row] = r->n_output;
 	p->finish[r->row] = r->finish;
+	p->n_values[r->row] = r->n_values;
+	for (uint32_t i = 0; i < r->n_values && i < 64; i++)
+		p->values[r->row][i] = r->values[i];
 	p->n_rows++;
 }
 
@@ -46,9 +52,9 @@ on_done(void *user, llm_status status, const char *message, const llm_job_stats 
 	p->n_done++;
 }
 
-/* An engine with the tiny model, whose passes take 64 tokens. */
+/* An engine with a tiny model, whose passes take 64 tokens. */
 static llm_engine *
-open_engine(uint32_t n_ctx)
+open_engine(const char *path, uint32_t n_ctx)
 {
 	llm_engine_params params = {.device = "cpu",
 	                            .precision = PP_PREC_F32,
@@ -59,7 +65,7 @@ open_engine(uint32_t n_ctx)
 	llm_error err = {0};
 
 	if (llm_engine_create(&params, &e, &err) == LLM_OK &&
-	    llm_engine_load(e, "m", MODEL, NULL, &err) == LLM_OK)
+	    llm_engine_load(e, "m", path, NULL, &err) == LLM_OK)
 		return e;
 	printf("%s\n", err.message);
 	llm_engine_destroy(e);
@@ -107,7 +113,7 @@ short_job(uint32_t first, uint32_t n, llm_class class_, uint64_t caller, progres
 static uint32_t
 rows_before(llm_class class_, uint64_t caller)
 {
-	llm_engine *e = open_engine(0);
+	llm_engine *e = open_engine(MODEL, 0);
 	progress crowd;
 	progress few;
 	llm_job large = short_job(0, 60, LLM_CLASS_BATCH, 1, &crowd);
@@ -156,7 +162,7 @@ test_interactive_first(void)
 static void
 test_context_edge(void)
 {
-	llm_engine *e = open_engine(N_CTX);
+	llm_engine *e = open_engine(MODEL, N_CTX);
 	progress p;
 	llm_job job;
 	uint64_t id;
@@ -202,6 +208,43 @@ test_context_edge(void)
 	make_rows();
 }
 
+/*
+ * An encoder sees a text in one pass or not at all: texts that fill passes unevenly, as if alone.
+ */
+static void
+test_encoders_see_whole_texts(void)
+{
+	llm_engine *e = open_engine(ENCODER, 0);
+	progress together;
+	progress alone;
+	llm_job job = short_job(0, 20, LLM_CLASS_BATCH, 1, &together);
+	uint64_t id;
+
+	REQUIRE(e != NULL);
+	job.kind = LLM_JOB_EMBED;
+	job.flags = 0;
+	REQUIRE(llm_engine_submit(e, &job, &id, NULL) == LLM_OK);
+	while (llm_engine_step(e))
+		;
+	CHECK(together.n_rows == 20);
+	job.n_rows = 1;
+	job.user = &alone;
+	for (uint32_t i = 0; i < 20; i++)
+	{
+		uint32_t n = together.n_values[i];
+
+		alone = (progress){0};
+		job.rows = rows + i;
+		REQUIRE(llm_engine_submit(e, &job, &id, NULL) == LLM_OK);
+		while (llm_engine_step(e))
+			;
+		CHECK(together.n_tokens[i] > 5 && 64 % together.n_tokens[i] != 0);
+		CHECK(alone.row_status[0] == LLM_OK && n > 0 && n <= 64 && alone.n_values[0] == n);
+		CHECK_MSG(memcmp(alone.values[0], together.values[i], n * sizeof(float)) == 0, "row %u", i);
+	}
+	llm_engine_destroy(e);
+}
+
 int
 main(void)
 {
@@ -209,5 +252,6 @@ main(void)
 	RUN(callers_take_turns);
 	RUN(interactive_first);
 	RUN(context_edge);
+	RUN(encoders_see_whole_texts);
 	return test_summary("engine_order");
 }
