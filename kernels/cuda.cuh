@@ -370,6 +370,7 @@ void cuda_matrix_destroy(pp_backend *be, pp_matrix *m);
 
 /* matmul.cu, matmul_skinny.cu */
 #define CUDA_SKINNY_MAX 64u /* tokens of one skinny product */
+#define CUDA_QUANT_MAX  16u /* and of one with weights in tiles */
 bool cuda_blas_create(pp_cuda *cu);
 void cuda_blas_destroy(pp_cuda *cu);
 /* Whether cuBLASLt multiplies this matrix, which is known before its weights are there. */
@@ -408,7 +409,7 @@ cudaError_t cuda_quant_embed(pp_cuda *cu, float *out, const pp_matrix *m, const 
 cudaError_t cuda_fp8_rows(pp_cuda *cu, uint8_t *out, float *scale, const bf16 *x, uint32_t n_rows,
                           uint32_t n_cols);
 
-/* matmul_quant.cu: as cuda_skinny, with its bits */
+/* matmul_quant.cu: as cuda_skinny, with its bits, for at most CUDA_QUANT_MAX tokens */
 cudaError_t cuda_quant_skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w,
                               const bf16 *bias16, uint32_t n_tokens);
 cudaError_t cuda_quant_skinny_float(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w,

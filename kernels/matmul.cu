@@ -238,13 +238,18 @@ weights_of(pp_cuda *cu, const pp_matrix *w)
 	return data;
 }
 
-/* Few tokens, in the form that the weights have. */
+/* Few tokens: weights in tiles as they are, or, for more tokens than that is made for, expanded. */
 static cudaError_t
 skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w, const bf16 *bias16,
        uint32_t n_tokens)
 {
-	return w->bits == 16 ? cuda_skinny(cu, out, x, w, bias16, n_tokens)
-	                     : cuda_quant_skinny(cu, out, x, w, bias16, n_tokens);
+	pp_matrix expanded = *w;
+
+	if (w->tiles != NULL && n_tokens <= CUDA_QUANT_MAX)
+		return cuda_quant_skinny(cu, out, x, w, bias16, n_tokens);
+	if (w->tiles != NULL && (expanded.data = (bf16 *) weights_of(cu, w)) == NULL)
+		return cudaErrorMemoryAllocation;
+	return cuda_skinny(cu, out, x, &expanded, bias16, n_tokens);
 }
 
 /* The activations for cuBLASLt: as they are, or in e4m3 with scales. NULL with a message. */
@@ -532,10 +537,12 @@ skinny_blocks(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w, const 
 	if (w->fp8 != NULL || !cuda_skinny_takes(w))
 		return cuda_fail(cu, PP_E_UNSUPPORTED, "a head of %u columns%s", w->n_cols,
 		                 w->fp8 != NULL ? " in fp8" : "");
-	for (uint32_t t = 0; t < n_tokens; t += CUDA_SKINNY_MAX)
+	const uint32_t most = w->tiles == NULL ? CUDA_SKINNY_MAX : CUDA_QUANT_MAX;
+	auto product = w->tiles == NULL ? cuda_skinny_float : cuda_quant_skinny_float;
+
+	for (uint32_t t = 0; t < n_tokens; t += most)
 	{
-		uint32_t n = n_tokens - t < CUDA_SKINNY_MAX ? n_tokens - t : CUDA_SKINNY_MAX;
-		auto product = w->bits == 16 ? cuda_skinny_float : cuda_quant_skinny_float;
+		uint32_t n = n_tokens - t < most ? n_tokens - t : most;
 		pp_result result = cuda_check(cu,
 		                              product(cu, out + (size_t) t * n_cols,
 		                                      x + (size_t) t * w->n_cols, w, bias, cols, n_cols, n),

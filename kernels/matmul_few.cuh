@@ -14,9 +14,8 @@
 
 #include "attention_asm.cuh"
 
-#define FEW_ROWS      16u /* of W, a warp */
-#define FEW_COLS      64u /* of a piece: 128 bytes, one swizzle */
-#define FEW_MAX_STAGE 32u /* of few_stages */
+#define FEW_ROWS 16u /* of W, a warp */
+#define FEW_COLS 64u /* of a piece: 128 bytes, one swizzle */
 
 /* What every kernel needs; one of the outputs and at most one bias is there. */
 struct few_args
@@ -85,31 +84,6 @@ few_multiply(float (&c)[TILES][4], const few_operands<TILES> &o)
 			attn_mma(c[t], o.a[k], o.b[t][k / 2][k % 2 * 2], o.b[t][k / 2][k % 2 * 2 + 1]);
 }
 
-/* Waits until all but the n_stages − 2 youngest groups of copies of this thread are there. */
-static __device__ __forceinline__ void
-few_wait(uint32_t n_stages)
-{
-	if (n_stages == 4)
-		attn_wait<2>();
-	else if (n_stages == 8)
-		attn_wait<6>();
-	else if (n_stages == 16)
-		attn_wait<14>();
-	else
-		attn_wait<30>();
-}
-
-/* Waits for the other threads of a block of so many warps. */
-template <uint32_t WARPS>
-static __device__ __forceinline__ void
-few_wait_block()
-{
-	if (WARPS == 1)
-		__syncwarp();
-	else
-		__syncthreads();
-}
-
 /* Writes one sum. */
 static __device__ __forceinline__ void
 few_write(const few_args &a, uint32_t token, uint32_t row, float sum)
@@ -144,28 +118,6 @@ few_write_sums(const few_args &a, const float (&c)[TILES][4], uint32_t row0)
 			if (token < a.n_tokens && row < a.n_rows)
 				few_write(a, token, row, c[t][j]);
 		}
-}
-
-/* Depth of a ring: as deep as the blocks that share a multiprocessor leave room for. */
-static inline uint32_t
-few_stages(const pp_cuda *cu, uint32_t n_blocks, size_t bytes_stage)
-{
-	uint32_t blocks = (n_blocks + (uint32_t) cu->n_sms - 1) / (uint32_t) cu->n_sms;
-	size_t budget = (size_t) (cu->arch == 89 ? 96 : cu->arch == 80 ? 160 : 208) << 10;
-	uint32_t n = FEW_MAX_STAGE;
-
-	while (n > 4 && (n * bytes_stage + 1024) * blocks > budget)
-		n /= 2;
-	return n;
-}
-
-/* Whether blocks of so many warps are enough for all multiprocessors. */
-static inline bool
-few_fills(const pp_cuda *cu, uint32_t n_rows, uint32_t tiles, uint32_t warps)
-{
-	const uint32_t n_groups = (n_rows + FEW_ROWS - 1) / FEW_ROWS;
-
-	return n_groups / warps >= (uint32_t) cu->n_sms * (tiles >= 4 ? 1 : 6) / 2;
 }
 
 /* Calls launch with the number of tiles of 8 tokens as a constant. */

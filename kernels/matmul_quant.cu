@@ -1,25 +1,27 @@
 /*
  * matmul_quant.cu: products of few tokens with weights that are read as they are quantised.
  *
- *	out[T, N] = x[T, K] bf16(W[N, K])ᵀ + bias,  T <= 64; x bf16, W in tiles of quant.cuh, sums float
- *	grid      a block a group of WARPS · 16 rows of W; a warp walks the whole of K for its 16 rows
- *	shared    a ring of n_stages pieces: WARPS tiles of W and TILES · 8 tokens of x, 64 columns
+ *	out[T, N] = x[T, K] bf16(W[N, K])ᵀ + bias,  T <= 16; x bf16, W in tiles of quant.cuh, sums float
+ *	grid      a block 16 rows of W and the whole of K, in rounds of UNPACKERS pieces of 64 columns
+ *	shared    a ring of STAGES rounds: the tiles of W and the pieces of x; two rounds of operands
  *	source    the tiles are an own layout after Marlin (arXiv 2408.11743): quants in operand order
  *
  * The bits are those of matmul_skinny.cu on the same weights in bf16: every weight is rounded to
  * bf16 before it is multiplied, and mma.m16n8k16 walks K in steps of 16 into one float sum. Rows of
  * a list (label columns) have the same bits.
  *
- * The gain is the reading: 9 or 5 bits a weight instead of 16. Each lane copies the words that it
- * alone will use and steps its pointer by one tile; only x and the scales are shared, so a warp
- * waits for no other where a block has but one. Two sets of operands: while a piece is multiplied,
- * the next comes out of shared memory.
+ * That sum is one chain, which one warp must follow; but making bf16 of quants is most of the work,
+ * and does not depend on it. So UNPACKERS warps make a piece each, in the order of the operands,
+ * and a warp of its own multiplies the pieces of the round before. A lane that unpacks copies the
+ * words that it alone will use; scales and tokens are shared in a warp.
  *
- * On Hopper the launch overlaps the end of the kernel before it: weights are asked for before
- * cuda_begin.
+ * The gain is the reading: 9 or 5 bits a weight instead of 16. On Hopper the launch overlaps the
+ * end of the kernel before it: weights are asked for before cuda_begin.
  */
 #include "matmul_few.cuh"
 #include "quant.cuh"
+
+#define STAGES 4u /* rounds on their way, but for the one that is unpacked */
 
 struct quant_args : few_args
 {
@@ -27,15 +29,6 @@ struct quant_args : few_args
 	const uint8_t *tiles;
 	const uint8_t *forms; /* [n_rows of W] */
 	const uint32_t *cols; /* rows of W to multiply, or NULL: all */
-	uint32_t n_stages;
-};
-
-/* What a lane needs of a piece. */
-template <uint32_t BITS, uint32_t TILES> struct operands
-{
-	uint32_t q[2][BITS / 2]; /* the chunks of its two rows */
-	uint32_t s[2][2];        /* their scales */
-	uint32_t b[TILES][2][4]; /* x */
 };
 
 /* Where a lane reads W: chunks of two rows, the scales of one (lanes 0 … 15); a tile a step. */
@@ -98,7 +91,7 @@ load_w(const lane_rows &r, uint32_t to, uint32_t piece)
 static __device__ __forceinline__ void
 load_x(const quant_args &a, uint32_t to, uint32_t piece)
 {
-	for (uint32_t i = threadIdx.x; i < a.n_tokens * 8; i += blockDim.x)
+	for (uint32_t i = threadIdx.x % 32; i < a.n_tokens * 8; i += 32)
 	{
 		uint32_t col = piece * QUANT_COLS + i % 8 * 8;
 		bool in = col < a.n_cols;
@@ -108,163 +101,203 @@ load_x(const quant_args &a, uint32_t to, uint32_t piece)
 	}
 }
 
-/* Reads the operands of a lane: w the warp's tile, x the piece of all. */
-template <uint32_t BITS, uint32_t TILES>
+/* The quants of a lane's two rows in a tile. */
+template <uint32_t BITS>
 static __device__ __forceinline__ void
-read_operands(operands<BITS, TILES> &o, const uint8_t *w, uint32_t x)
+read_quants(uint32_t (&q)[2][BITS / 2], const uint8_t *tile)
 {
 	const uint32_t lane = threadIdx.x % 32;
 
 #pragma unroll
 	for (uint32_t h = 0; h < 2; h++)
 	{
-		const uint2 *from = (const uint2 *) (w + quant_chunk(BITS, lane / 4 + h * 8, lane));
-		const uint2 s = *(const uint2 *) (w + quant_bytes(BITS) + (lane / 4 + h * 8) * QUANT_SCALE);
+		const uint2 *from = (const uint2 *) (tile + quant_chunk(BITS, lane / 4 + h * 8, lane));
 
 #pragma unroll
 		for (uint32_t i = 0; i < BITS / 4; i++)
 		{
-			o.q[h][2 * i] = from[i].x;
-			o.q[h][2 * i + 1] = from[i].y;
+			q[h][2 * i] = from[i].x;
+			q[h][2 * i + 1] = from[i].y;
 		}
-		o.s[h][0] = s.x;
-		o.s[h][1] = s.y;
 	}
-	few_read_tokens<TILES>(o.b, x);
 }
 
-/* All products of a piece. */
-template <uint32_t BITS, uint32_t TILES>
+/* Factors and summands of a lane's two rows in a tile, for its four steps. */
+template <uint32_t BITS>
 static __device__ __forceinline__ void
-multiply(float (&c)[TILES][4], const operands<BITS, TILES> &o, const lane_rows &r)
+read_scales(float (&scale)[2][4], float (&shift)[2][4], const lane_rows &r, const uint8_t *tile)
 {
-	float scale[2][4];
-	float shift[2][4];
-	float zero[2];
-	uint32_t w[4];
+	const uint32_t lane = threadIdx.x % 32;
 
 #pragma unroll
 	for (uint32_t h = 0; h < 2; h++)
 	{
-		zero[h] = quant_zero(BITS, r.form[h]);
+		const uint2 s =
+		    *(const uint2 *) (tile + quant_bytes(BITS) + (lane / 4 + h * 8) * QUANT_SCALE);
+
+		/* steps 0 and 1 have the same halves, so have 2 and 3 */
+		if (r.form[h] <= QUANT_AFFINE)
 #pragma unroll
-		for (uint32_t k = 0; k < 4; k++)
-			quant_scale(r.form[h], o.s[h][0], o.s[h][1], k, &scale[h][k], &shift[h][k]);
+			for (uint32_t k = 0; k < 4; k++)
+			{
+				scale[h][k] = quant_half((k < 2 ? s.x : s.y) & 0xffff);
+				shift[h][k] = quant_half((k < 2 ? s.x : s.y) >> 16);
+			}
+		else
+#pragma unroll
+			for (uint32_t k = 0; k < 4; k++)
+				quant_scale(r.form[h], s.x, s.y, k, &scale[h][k], &shift[h][k]);
 	}
+}
+
+/* A tile as operands: of step k at to[32 k + lane]. */
+template <uint32_t BITS>
+static __device__ __forceinline__ void
+unpack(uint4 *to, const lane_rows &r, const uint8_t *tile)
+{
+	const float zero[2] = {quant_zero(BITS, r.form[0]), quant_zero(BITS, r.form[1])};
+	uint32_t q[2][BITS / 2];
+	float scale[2][4];
+	float shift[2][4];
+
+	read_quants<BITS>(q, tile);
+	read_scales<BITS>(scale, shift, r, tile);
 #pragma unroll
 	for (uint32_t k = 0; k < 4; k++)
 	{
+		uint32_t w[4];
+
 #pragma unroll
 		for (uint32_t i = 0; i < 4; i++)
-			w[i] = quant_pair(quant_step<BITS>(o.q[i % 2], k), i / 2 * 2, zero[i % 2],
+			w[i] = quant_pair(quant_step<BITS>(q[i % 2], k), i / 2 * 2, zero[i % 2],
 			                  scale[i % 2][k], shift[i % 2][k]);
-#pragma unroll
-		for (uint32_t t = 0; t < TILES; t++)
-			attn_mma(c[t], w, o.b[t][k / 2][k % 2 * 2], o.b[t][k / 2][k % 2 * 2 + 1]);
+		to[32 * k + threadIdx.x % 32] = make_uint4(w[0], w[1], w[2], w[3]);
 	}
 }
 
-/* 16 rows of W a warp, TILES · 8 tokens. */
-template <uint32_t BITS, uint32_t TILES, uint32_t WARPS>
-static __global__ void __launch_bounds__(32 * WARPS) quant_kernel(quant_args a)
+/* All products of a piece. */
+template <uint32_t TILES>
+static __device__ __forceinline__ void
+multiply(float (&c)[TILES][4], const uint4 *w, uint32_t x)
 {
-	const uint32_t bytes_w = quant_tile_bytes(BITS);
-	const uint32_t stage = WARPS * bytes_w + TILES * 8 * QUANT_COLS * (uint32_t) sizeof(bf16);
+	uint32_t b[TILES][FEW_COLS / 32][4];
+
+	few_read_tokens<TILES>(b, x);
+#pragma unroll
+	for (uint32_t k = 0; k < 4; k++)
+	{
+		const uint4 v = w[32 * k + threadIdx.x % 32];
+		const uint32_t operand[4] = {v.x, v.y, v.z, v.w};
+
+#pragma unroll
+		for (uint32_t t = 0; t < TILES; t++)
+			attn_mma(c[t], operand, b[t][k / 2][k % 2 * 2], b[t][k / 2][k % 2 * 2 + 1]);
+	}
+}
+
+/* Where what lies in shared memory, in bytes. */
+template <uint32_t BITS, uint32_t TILES, uint32_t UNPACKERS> struct quant_shape
+{
+	static constexpr uint32_t tile =
+	    (QUANT_ROWS * QUANT_COLS * BITS) / 8 + QUANT_ROWS * QUANT_SCALE;
+	static constexpr uint32_t x = TILES * 8 * QUANT_COLS * (uint32_t) sizeof(bf16);
+	static constexpr uint32_t stage = UNPACKERS * (tile + x);
+	static constexpr uint32_t operands =
+	    UNPACKERS * QUANT_ROWS * QUANT_COLS * (uint32_t) sizeof(bf16);
+	static constexpr uint32_t threads = 32 * (UNPACKERS + 1);
+};
+
+/* 16 rows of W, TILES · 8 tokens. */
+template <uint32_t BITS, uint32_t TILES, uint32_t UNPACKERS>
+static __global__ void
+__launch_bounds__(quant_shape<BITS, TILES, UNPACKERS>::threads) quant_kernel(quant_args a)
+{
+	typedef quant_shape<BITS, TILES, UNPACKERS> S;
 	const uint32_t warp = threadIdx.x / 32;
-	const uint32_t row0 = (blockIdx.x * WARPS + warp) * QUANT_ROWS;
+	const bool multiplies = warp == UNPACKERS;
+	const uint32_t row0 = blockIdx.x * QUANT_ROWS;
 	const uint32_t n_pieces = quant_tiles(a.n_cols);
-	ATTN_SHARED(ring);
-	const uint32_t shared = attn_shared(ring);
+	const uint32_t n_rounds = (n_pieces + UNPACKERS - 1) / UNPACKERS;
+	ATTN_SHARED(shared);
+	uint4 *operands = (uint4 *) shared; /* of even and of odd rounds */
+	const uint8_t *ring = (const uint8_t *) shared + 2 * S::operands;
 	lane_rows rows;
 	float c[TILES][4] = {};
-	operands<BITS, TILES> even;
-	operands<BITS, TILES> odd = {};
 
-	find_rows<BITS>(a, rows, row0);
-	for (uint32_t p = 0; p + 1 < a.n_stages && p < n_pieces; p++)
-		load_w<BITS>(rows, shared + p * stage + warp * bytes_w, p);
-	cuda_begin();
-	for (uint32_t p = 0; p + 1 < a.n_stages; p++)
+	/* asks for this warp's share of a round */
+	auto load = [&](uint32_t round, uint32_t stage)
 	{
-		if (p < n_pieces)
-			load_x(a, shared + p * stage + WARPS * bytes_w, p);
-		attn_commit();
-	}
-	/* a step reads one piece to registers and multiplies the one before */
-	uint32_t at = 0;
-	uint32_t to = a.n_stages - 1;
-	auto step = [&](uint32_t p, operands<BITS, TILES> &read, const operands<BITS, TILES> &before)
-	{
-		const uint32_t next = p + a.n_stages - 1;
+		const uint32_t to = attn_shared(ring + stage * S::stage);
 
-		few_wait(a.n_stages);
-		few_wait_block<WARPS>(); /* piece p is there for all; piece p − 1 has been read by all */
-		read_operands<BITS, TILES>(read, (const uint8_t *) ring + at * stage + warp * bytes_w,
-		                           shared + at * stage + WARPS * bytes_w);
-		if (next < n_pieces)
-		{
-			load_w<BITS>(rows, shared + to * stage + warp * bytes_w, next);
-			load_x(a, shared + to * stage + WARPS * bytes_w, next);
-		}
+		if (!multiplies && round * UNPACKERS + warp < n_pieces)
+			load_w<BITS>(rows, to + warp * S::tile, round * UNPACKERS + warp);
+		for (uint32_t p = 0; multiplies && p < UNPACKERS; p++)
+			if (round * UNPACKERS + p < n_pieces)
+				load_x(a, to + UNPACKERS * S::tile + p * S::x, round * UNPACKERS + p);
 		attn_commit();
-		at = at + 1 < a.n_stages ? at + 1 : 0;
-		to = to + 1 < a.n_stages ? to + 1 : 0;
-		if (p > 0)
-			multiply<BITS, TILES>(c, before, rows);
 	};
 
-	for (uint32_t p = 0; p < n_pieces; p += 2)
+	if (!multiplies)
+		find_rows<BITS>(a, rows, row0);
+	if (multiplies)
+		cuda_begin(); /* W does not depend on the kernel before */
+	for (uint32_t r = 0; r + 1 < STAGES; r++)
+		load(r, r);
+	if (!multiplies)
+		cuda_begin();
+	/* In round r the others unpack it while one warp multiplies round r − 1. */
+	for (uint32_t r = 0; r <= n_rounds; r++)
 	{
-		step(p, even, odd);
-		if (p + 1 < n_pieces)
-			step(p + 1, odd, even);
+		attn_wait<STAGES - 2>();
+		__syncwarp();
+		if (!multiplies && r * UNPACKERS + warp < n_pieces)
+			unpack<BITS>(operands + (r % 2 * S::operands + warp * (S::operands / UNPACKERS)) / 16,
+			             rows, ring + r % STAGES * S::stage + warp * S::tile);
+		for (uint32_t p = 0; multiplies && r > 0 && p < UNPACKERS; p++)
+			if ((r - 1) * UNPACKERS + p < n_pieces)
+				multiply<TILES>(
+				    c, operands + ((r - 1) % 2 * S::operands + p * (S::operands / UNPACKERS)) / 16,
+				    attn_shared(ring + (r - 1) % STAGES * S::stage + UNPACKERS * S::tile +
+				                p * S::x));
+		__syncwarp(); /* all lanes have read what is overwritten now */
+		load(r + STAGES - 1, (r + STAGES - 1) % STAGES);
+		__syncthreads();
 	}
-	if (n_pieces % 2 == 1)
-		multiply<BITS, TILES>(c, even, rows);
-	else
-		multiply<BITS, TILES>(c, odd, rows);
-	few_write_sums<TILES>(a, c, row0);
+	if (multiplies)
+		few_write_sums<TILES>(a, c, row0);
 }
 
 /* Launches for up to TILES · 8 tokens. */
-template <uint32_t BITS, uint32_t TILES, uint32_t WARPS>
+template <uint32_t BITS, uint32_t TILES, uint32_t UNPACKERS>
 static cudaError_t
 launch(pp_cuda *cu, quant_args *a)
 {
-	const uint32_t n_blocks = (a->n_rows + QUANT_ROWS * WARPS - 1) / (QUANT_ROWS * WARPS);
-	const size_t bytes_stage =
-	    WARPS * quant_tile_bytes(BITS) + TILES * 8 * QUANT_COLS * sizeof(bf16);
-	auto kernel = quant_kernel<BITS, TILES, WARPS>;
-	size_t bytes;
+	typedef quant_shape<BITS, TILES, UNPACKERS> S;
+	const uint32_t n_blocks = (a->n_rows + QUANT_ROWS - 1) / QUANT_ROWS;
+	auto kernel = quant_kernel<BITS, TILES, UNPACKERS>;
+	const uint32_t bytes = 2 * S::operands + STAGES * S::stage;
 
-	a->n_stages = few_stages(cu, n_blocks, bytes_stage);
-	bytes = a->n_stages * bytes_stage;
 	if (bytes > 48 * 1024)
 		cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int) bytes);
-	return attn_launch_early(cu, kernel, dim3(n_blocks), 32 * (int) WARPS, (int) bytes, *a);
+	return attn_launch_early(cu, kernel, dim3(n_blocks), (int) S::threads, (int) bytes, *a);
 }
 
-/* Picks the warps of a block: blocks for all multiprocessors first, then fewer readings of x. */
+/* Picks the tiles, and more warps for a block where there are few blocks. */
 template <uint32_t BITS>
 static cudaError_t
 dispatch(pp_cuda *cu, quant_args *a)
 {
-	return few_dispatch(a->n_tokens,
-	                    [=](auto tiles)
-	                    {
-		                    constexpr uint32_t TILES = decltype(tiles)::value;
-
-		                    return few_fills(cu, a->n_rows, TILES, 4)
-		                               ? launch<BITS, TILES, 4>(cu, a)
-		                               : launch<BITS, TILES, 1>(cu, a);
-	                    });
+	if (a->n_tokens > 8)
+		return launch<BITS, 2, 4>(cu, a);
+	return a->n_rows <= QUANT_ROWS * 4 * (uint32_t) cu->n_sms ? launch<BITS, 1, 8>(cu, a)
+	                                                          : launch<BITS, 1, 4>(cu, a);
 }
 
 /* The kernel of the weights' bits. */
 static cudaError_t
 run(pp_cuda *cu, const few_args *few, const bf16 *x, const pp_matrix *w, const uint32_t *cols)
 {
-	quant_args a = {*few, x, w->tiles, w->forms, cols, 0};
+	quant_args a = {*few, x, w->tiles, w->forms, cols};
 
 	return w->bits == 8 ? dispatch<8>(cu, &a) : dispatch<4>(cu, &a);
 }

@@ -20,6 +20,8 @@
  */
 #include "matmul_few.cuh"
 
+#define MAX_STAGE 32u
+
 struct skinny_args : few_args
 {
 	const bf16 *x;
@@ -62,6 +64,31 @@ load_x(const skinny_args &a, bf16 *to, uint32_t k)
 		           k + i % 8 * 8, a.n_cols);
 }
 
+/* Waits until all but the n_stages − 2 youngest groups of copies of this thread are there. */
+static __device__ __forceinline__ void
+wait_piece(uint32_t n_stages)
+{
+	if (n_stages == 4)
+		attn_wait<2>();
+	else if (n_stages == 8)
+		attn_wait<6>();
+	else if (n_stages == 16)
+		attn_wait<14>();
+	else
+		attn_wait<30>();
+}
+
+/* Waits for the other threads of a block of so many warps. */
+template <uint32_t WARPS>
+static __device__ __forceinline__ void
+wait_block()
+{
+	if (WARPS == 1)
+		__syncwarp();
+	else
+		__syncthreads();
+}
+
 /* 16 rows of W a warp, TILES · 8 tokens. */
 template <uint32_t TILES, uint32_t WARPS>
 static __global__ void __launch_bounds__(32 * WARPS) skinny_kernel(skinny_args a)
@@ -100,8 +127,8 @@ static __global__ void __launch_bounds__(32 * WARPS) skinny_kernel(skinny_args a
 	{
 		const uint32_t next = p + a.n_stages - 1;
 
-		few_wait(a.n_stages);
-		few_wait_block<WARPS>(); /* piece p is there for all; piece p − 1 has been read by all */
+		wait_piece(a.n_stages);
+		wait_block<WARPS>(); /* piece p is there for all; piece p − 1 has been read by all */
 		few_read<TILES>(read, ring + at * stage, ring + at * stage + piece_w, threadIdx.x / 32);
 		if (next < n_pieces)
 		{
@@ -134,6 +161,28 @@ cuda_skinny_takes(const pp_matrix *w)
 	return w->n_cols % 8 == 0 && w->n_cols > 0;
 }
 
+/* Depth of a ring: as deep as the blocks that share a multiprocessor leave room for. */
+static uint32_t
+stages_of(const pp_cuda *cu, uint32_t n_blocks, size_t bytes_stage)
+{
+	uint32_t blocks = (n_blocks + (uint32_t) cu->n_sms - 1) / (uint32_t) cu->n_sms;
+	size_t budget = (size_t) (cu->arch == 89 ? 96 : cu->arch == 80 ? 160 : 208) << 10;
+	uint32_t n = MAX_STAGE;
+
+	while (n > 4 && (n * bytes_stage + 1024) * blocks > budget)
+		n /= 2;
+	return n;
+}
+
+/* Whether blocks of so many warps are enough for all multiprocessors. */
+static bool
+fills(const pp_cuda *cu, uint32_t n_rows, uint32_t tiles, uint32_t warps)
+{
+	const uint32_t n_groups = (n_rows + FEW_ROWS - 1) / FEW_ROWS;
+
+	return n_groups / warps >= (uint32_t) cu->n_sms * (tiles >= 4 ? 1 : 6) / 2;
+}
+
 /* Launches for up to TILES · 8 tokens. */
 template <uint32_t TILES, uint32_t WARPS>
 static cudaError_t
@@ -144,7 +193,7 @@ launch(pp_cuda *cu, skinny_args *a)
 	auto kernel = skinny_kernel<TILES, WARPS>;
 	size_t bytes;
 
-	a->n_stages = few_stages(cu, n_blocks, bytes_stage);
+	a->n_stages = stages_of(cu, n_blocks, bytes_stage);
 	bytes = a->n_stages * bytes_stage;
 	if (bytes > 48 * 1024)
 		cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int) bytes);
@@ -160,10 +209,10 @@ dispatch(pp_cuda *cu, skinny_args *a)
 	                    {
 		                    constexpr uint32_t TILES = decltype(tiles)::value;
 
-		                    if (few_fills(cu, a->n_rows, TILES, 4))
+		                    if (fills(cu, a->n_rows, TILES, 4))
 			                    return launch<TILES, 4>(cu, a);
-		                    return few_fills(cu, a->n_rows, TILES, 2) ? launch<TILES, 2>(cu, a)
-		                                                              : launch<TILES, 1>(cu, a);
+		                    return fills(cu, a->n_rows, TILES, 2) ? launch<TILES, 2>(cu, a)
+		                                                          : launch<TILES, 1>(cu, a);
 	                    });
 }
 
