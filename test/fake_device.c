@@ -11,11 +11,13 @@
  *	FAKE_ABI=1       the object says it was built for another table
  *	FAKE_CREATE=1    no backend can be made
  *	FAKE_FAIL=N      the Nth op fails for good, as after an illegal address
+ *	FAKE_SLOW=N      a pass takes N ms more, the first of its size 20 N
  *	FAKE_REPLAY=1    a second pass of the same owner is answered from a recording: nothing is run
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "../kernels/kernels.h"
 
@@ -61,6 +63,7 @@ typedef struct fake
 	pp_ops ops;
 	pp_pass pass;
 	const void *last_owner;
+	uint32_t largest; /* pass so far, in tokens */
 	bool in_pass;
 	bool failed;
 	long until_failure;
@@ -182,6 +185,19 @@ HAND_ON(matmul_columns, false,
          uint32_t n_cols, uint32_t n),
         (be, out, x, w->product, cols, n_cols, n))
 
+/* Takes the time that the environment asks for. */
+static void
+slow_down(fake *f)
+{
+	long ms = setting("FAKE_SLOW") * (f->pass.n_tokens > f->largest ? 20 : 1);
+	struct timespec time = {ms / 1000, ms % 1000 * 1000000};
+
+	if (f->pass.n_tokens > f->largest)
+		f->largest = f->pass.n_tokens;
+	if (ms > 0)
+		nanosleep(&time, NULL);
+}
+
 /* The tokens must be the pass's. */
 static pp_result
 fake_embed(pp_backend *be, float *out, const pp_matrix *table, const int32_t *ids, uint32_t n,
@@ -273,6 +289,7 @@ fake_pass_begin(pp_backend *be, const pp_pass *pass, bool *replayed)
 		return fail(f, "a pass beyond the buffers of its owner");
 	f->pass = *pass;
 	f->in_pass = true;
+	slow_down(f);
 	*replayed = setting("FAKE_REPLAY") != 0 && pass->owner != NULL && pass->owner == f->last_owner;
 	f->last_owner = pass->owner;
 	return PP_OK;

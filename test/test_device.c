@@ -335,6 +335,24 @@ case_both(void)
 	CHECK(one.bytes_weights > 0 && both.bytes_weights == 2 * one.bytes_weights);
 }
 
+/* What a size costs once must not keep the engine from sizes at which passes are much faster. */
+static void
+case_slow_start(void)
+{
+	llm_engine_params params = {.device = "cuda"};
+	llm_load_options options = {.kv_bytes = (uint64_t) 64 << 20};
+	llm_model_info info = {0};
+	llm_engine *e = NULL;
+	llm_error err = {0};
+
+	CHECK_MSG(llm_engine_create(&params, &e, &err) == LLM_OK &&
+	              llm_engine_load(e, "m", MODELS "llama", &options, &err) == LLM_OK,
+	          "%s", err.message);
+	CHECK(e != NULL && llm_engine_models(e, &info, 1) == 1);
+	CHECK_MSG(info.budget_tokens >= 512, "%u tokens a pass", info.budget_tokens);
+	llm_engine_destroy(e);
+}
+
 /* A case, and what it needs. */
 static const struct
 {
@@ -352,6 +370,7 @@ static const struct
     {"replay", case_replay, "fake", {"FAKE_DEVICES=1", "FAKE_REPLAY=1"}},
     {"lost", case_lost, "fake", {"FAKE_DEVICES=1"}},
     {"both", case_both, "fake", {"FAKE_DEVICES=2"}},
+    {"slow_start", case_slow_start, "fake", {"FAKE_DEVICES=1", "FAKE_SLOW=10"}},
     {"lost_both", case_lost, "fake", {"FAKE_DEVICES=2"}},
 };
 

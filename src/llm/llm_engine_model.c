@@ -19,7 +19,7 @@
 
 #define BUDGET_MIN          64u
 #define SEGMENT_CALIBRATE   128u
-#define CALIBRATE_MS        250.0 /* no further size is tried after this long */
+#define CALIBRATE_MS        125.0 /* of measured passes: then no further size is tried */
 #define CALIBRATE_GAIN      0.97
 #define INTERACTIVE_MS      50.0  /* a pass that an interactive request may have to wait for */
 #define MAX_SEQUENCES       1024u /* a pass */
@@ -149,6 +149,8 @@ run_synthetic(llm_slot *slot, const uint32_t *pages, uint32_t n, llm_error *err)
 /*
  * Measures passes of growing size and chooses both budgets. When two sizes in a row are no faster
  * than the ones before, larger ones are not tried: their scratch would stay in memory for nothing.
+ * What a size costs at its first pass does not count: a card loads kernels and records graphs then,
+ * which takes longer than all the passes that are measured, and would leave it a tiny budget.
  */
 static llm_status
 calibrate(llm_slot *slot, uint32_t max_tokens, llm_sched_params *params, llm_error *err)
@@ -158,7 +160,7 @@ calibrate(llm_slot *slot, uint32_t max_tokens, llm_sched_params *params, llm_err
 	uint32_t n = 0;
 	double best = 0;
 	uint32_t n_slower = 0;
-	double begun;
+	double spent = 0;
 	uint32_t *pages = llm_malloc_array(max_tokens, sizeof(*pages));
 	llm_status status =
 	    pages != NULL ? LLM_OK : llm_fail(err, LLM_E_NOMEM, "out of memory while calibrating");
@@ -167,7 +169,6 @@ calibrate(llm_slot *slot, uint32_t max_tokens, llm_sched_params *params, llm_err
 		pages[i] = i;
 	if (status == LLM_OK)
 		status = run_synthetic(slot, pages, max_tokens < BUDGET_MIN ? max_tokens : BUDGET_MIN, err);
-	begun = llm_now_ms();
 	params->budget_interactive = BUDGET_MIN;
 	for (uint32_t t = BUDGET_MIN; status == LLM_OK && t <= max_tokens && n < 16; t *= 2)
 	{
@@ -183,12 +184,13 @@ calibrate(llm_slot *slot, uint32_t max_tokens, llm_sched_params *params, llm_err
 		ms = llm_now_ms() - start < ms ? llm_now_ms() - start : ms;
 		size[n] = t;
 		rate[n] = t / (ms > 1e-3 ? ms : 1e-3);
+		spent += ms;
 		n_slower = rate[n] * CALIBRATE_GAIN > best ? 0 : n_slower + 1;
 		best = rate[n] > best ? rate[n] : best;
 		if (ms <= INTERACTIVE_MS)
 			params->budget_interactive = t;
 		n++;
-		if (n_slower == 2 || llm_now_ms() - begun > CALIBRATE_MS)
+		if (n_slower == 2 || spent > CALIBRATE_MS)
 			break;
 	}
 	llm_free(pages);
