@@ -316,7 +316,7 @@ open_device(pp_cuda *cu, uint32_t device)
 	if (result == PP_OK)
 		result =
 		    cuda_check(cu, cudaEventCreateWithFlags(&cu->planned, cudaEventDisableTiming), "event");
-	return result == PP_OK && !cuda_blas_create(cu) ? PP_E_DEVICE : result;
+	return result == PP_OK ? cuda_blas_create(cu) : result;
 }
 
 /* By which a loader sees that it was built for the same table. */
@@ -327,25 +327,28 @@ pp_cuda_abi(void)
 }
 
 /* Makes a backend on a device; see kernels.h. */
-extern "C" __attribute__((visibility("default"))) pp_backend *
-pp_cuda_create(uint32_t device, char *message, size_t bytes)
+extern "C" __attribute__((visibility("default"))) pp_result
+pp_cuda_create(uint32_t device, pp_backend **out, char *message, size_t bytes)
 {
 	pp_cuda *cu = new (std::nothrow) pp_cuda();
+	pp_result result;
 
+	*out = NULL;
 	if (cu == NULL)
 	{
 		snprintf(message, bytes, "out of memory");
-		return NULL;
+		return PP_E_NOMEM;
 	}
 	cu->base.ops = &cuda_ops;
 	cu->base.name = cu->name;
 	cu->base.act_bytes = sizeof(bf16);
 	cu->base.pass_tokens_max = 16384;
-	if (open_device(cu, device) != PP_OK)
+	if ((result = open_device(cu, device)) != PP_OK)
 	{
 		snprintf(message, bytes, "%s", cu->base.message);
 		cuda_destroy(&cu->base);
-		return NULL;
+		return result;
 	}
-	return &cu->base;
+	*out = &cu->base;
+	return PP_OK;
 }

@@ -371,7 +371,7 @@ void cuda_matrix_destroy(pp_backend *be, pp_matrix *m);
 /* matmul.cu, matmul_skinny.cu */
 #define CUDA_SKINNY_MAX 64u /* tokens of one skinny product */
 #define CUDA_QUANT_MAX  16u /* and of one with weights in tiles */
-bool cuda_blas_create(pp_cuda *cu);
+pp_result cuda_blas_create(pp_cuda *cu);
 void cuda_blas_destroy(pp_cuda *cu);
 /* Whether cuBLASLt multiplies this matrix, which is known before its weights are there. */
 pp_result cuda_matmul_takes(pp_cuda *cu, const pp_matrix *w);

@@ -441,12 +441,14 @@ struct pp_backend
 
 /*
  * A device backend is a shared object (prepack_cuda.so) with these two functions. The first returns
- * PP_ABI, by which a loader refuses one that was built for another table; the second makes a
- * backend on a device, or returns NULL and says why in message.
+ * PP_ABI, by which a loader refuses one that was built for another table or other functions; the
+ * second makes a backend on a device, or else says why in message: PP_E_NOMEM when the device is
+ * full.
  */
-#define PP_ABI ((uint32_t) (sizeof(pp_ops) + sizeof(pp_backend)))
+#define PP_ABI (2u << 16 | (uint32_t) (sizeof(pp_ops) + sizeof(pp_backend)))
 typedef uint32_t (*pp_device_abi_fn)(void);
-typedef pp_backend *(*pp_device_create_fn)(uint32_t device, char *message, size_t bytes);
+typedef pp_result (*pp_device_create_fn)(uint32_t device, pp_backend **out, char *message,
+                                         size_t bytes);
 
 /* The CPU backend with n_threads threads (0 = all cores). NULL when memory is exhausted. One KV
  * pool each. */

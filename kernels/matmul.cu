@@ -65,16 +65,17 @@ struct blas_product
 };
 
 /* Makes the handle and its workspace. */
-bool
+pp_result
 cuda_blas_create(pp_cuda *cu)
 {
-	cu->blas = new (std::nothrow) cuda_blas();
-	if (cu->blas == NULL || cublasLtCreate(&cu->blas->handle) != CUBLAS_STATUS_SUCCESS)
-	{
-		cuda_fail(cu, PP_E_DEVICE, "cuBLASLt does not start");
-		return false;
-	}
-	return cuda_check(cu, cudaMalloc(&cu->blas->workspace, WORKSPACE), "cuBLASLt") == PP_OK;
+	cublasStatus_t status;
+
+	if ((cu->blas = new (std::nothrow) cuda_blas()) == NULL)
+		return cuda_fail(cu, PP_E_NOMEM, "out of memory");
+	if ((status = cublasLtCreate(&cu->blas->handle)) != CUBLAS_STATUS_SUCCESS)
+		return cuda_fail(cu, status == CUBLAS_STATUS_ALLOC_FAILED ? PP_E_NOMEM : PP_E_DEVICE,
+		                 "cuBLASLt says %d", (int) status);
+	return cuda_check(cu, cudaMalloc(&cu->blas->workspace, WORKSPACE), "cuBLASLt");
 }
 
 /* Frees both. */

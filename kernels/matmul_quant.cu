@@ -289,7 +289,7 @@ dispatch(pp_cuda *cu, quant_args *a)
 {
 	if (a->n_tokens > 8)
 		return launch<BITS, 2, 4>(cu, a);
-	return a->n_rows <= QUANT_ROWS * 4 * (uint32_t) cu->n_sms ? launch<BITS, 1, 8>(cu, a)
+	return a->n_rows <= QUANT_ROWS * 2 * (uint32_t) cu->n_sms ? launch<BITS, 1, 8>(cu, a)
 	                                                          : launch<BITS, 1, 4>(cu, a);
 }
 

@@ -9,7 +9,7 @@
  *
  *	FAKE_DEVICES=N   how many devices the driver has
  *	FAKE_ABI=1       the object says it was built for another table
- *	FAKE_CREATE=1    no backend can be made
+ *	FAKE_CREATE=1    no backend can be made: no device; 2: the device is full
  *	FAKE_FAIL=N      the Nth op fails for good, as after an illegal address
  *	FAKE_SLOW=N      a pass takes N ms more, the first of its size 20 N
  *	FAKE_REPLAY=1    a second pass of the same owner is answered from a recording: nothing is run
@@ -23,7 +23,7 @@
 
 /* The object has no header: what calls it finds its functions by name. */
 uint32_t pp_cuda_abi(void);
-pp_backend *pp_cuda_create(uint32_t device, char *message, size_t bytes);
+pp_result pp_cuda_create(uint32_t device, pp_backend **out, char *message, size_t bytes);
 int cuInit(unsigned int flags);
 int cuDeviceGetCount(int *n);
 
@@ -449,24 +449,27 @@ pp_cuda_abi(void)
 }
 
 /* Makes a backend. */
-pp_backend *
-pp_cuda_create(uint32_t device, char *message, size_t bytes)
+pp_result
+pp_cuda_create(uint32_t device, pp_backend **out, char *message, size_t bytes)
 {
+	const bool full = setting("FAKE_CREATE") == 2;
 	fake *f = calloc(1, sizeof(*f));
 
 	(void) device;
+	*out = NULL;
 	if (f == NULL || setting("FAKE_CREATE") != 0 || (f->cpu = pp_cpu_create(2)) == NULL)
 	{
-		snprintf(message, bytes, "no CUDA-capable device is detected");
+		snprintf(message, bytes, full ? "no memory left" : "no CUDA-capable device is detected");
 		free(f);
-		return NULL;
+		return full ? PP_E_NOMEM : PP_E_DEVICE;
 	}
 	f->base.ops = &fake_ops;
 	f->base.name = "cuda:0";
 	f->base.act_bytes = f->cpu->act_bytes;
 	f->base.pass_tokens_max = f->cpu->pass_tokens_max;
 	f->until_failure = setting("FAKE_FAIL");
-	return &f->base;
+	*out = &f->base;
+	return PP_OK;
 }
 
 #endif

@@ -109,6 +109,18 @@ case_no_start(void)
 	llm_engine_destroy(e);
 }
 
+/* A device that others have filled: the caller may say that memory is what is missing. */
+static void
+case_full(void)
+{
+	llm_engine_params params = {.device = "cuda:0"};
+	llm_engine *e = NULL;
+	llm_error err = {0};
+
+	CHECK(llm_engine_create(&params, &e, &err) == LLM_E_NOMEM);
+	CHECK_MSG(strstr(err.message, "no memory left") != NULL, "%s", err.message);
+}
+
 /* The logits or the vector of a text, on the CPU or on the device. */
 static bool
 compute(const char *model, bool on_device, uint32_t n_times, float *out, size_t *n)
@@ -366,6 +378,7 @@ static const struct
     {"other_version", case_other_version, "fake", {"FAKE_DEVICES=1", "FAKE_ABI=1"}},
     {"two_devices", case_two_devices, "fake", {"FAKE_DEVICES=2"}},
     {"no_start", case_no_start, "fake", {"FAKE_DEVICES=1", "FAKE_CREATE=1"}},
+    {"full", case_full, "fake", {"FAKE_DEVICES=1", "FAKE_CREATE=2"}},
     {"same_bits", case_same_bits, "fake", {"FAKE_DEVICES=1"}},
     {"replay", case_replay, "fake", {"FAKE_DEVICES=1", "FAKE_REPLAY=1"}},
     {"lost", case_lost, "fake", {"FAKE_DEVICES=1"}},

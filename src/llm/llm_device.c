@@ -129,6 +129,7 @@ llm_device_open(const char *name, uint32_t n_threads, pp_backend **out, llm_erro
 	unsigned long number;
 	void *object;
 	pp_device_create_fn create;
+	pp_result result;
 
 	*out = NULL;
 	if (strcmp(name, "cpu") == 0)
@@ -144,7 +145,8 @@ llm_device_open(const char *name, uint32_t n_threads, pp_backend **out, llm_erro
 		return err->code;
 	if (!find_function(object, "pp_cuda_create", &create, sizeof(create)))
 		return llm_fail(err, LLM_E_UNSUPPORTED, "%s makes no backend", OBJECT);
-	if ((*out = create((uint32_t) number, message, sizeof(message))) == NULL)
-		return llm_fail(err, LLM_E_DEVICE, "device %s does not start: %.250s", name, message);
+	if ((result = create((uint32_t) number, out, message, sizeof(message))) != PP_OK)
+		return llm_fail(err, result == PP_E_NOMEM ? LLM_E_NOMEM : LLM_E_DEVICE,
+		                "device %s does not start: %.250s", name, message);
 	return LLM_OK;
 }
