@@ -4,13 +4,20 @@
  * The float walk is online softmax (arXiv 1805.02867) one page of 32 slots at a time; pages in bf16
  * are widened to float first. It is the oracle, and the way of machines without tiles; those with
  * tiles use llm_cpu_attn_amx.c for bf16 pages.
+ *
+ * Segments lie end to end in the batch and never see each other: an item belongs to one segment,
+ * walks that segment's pages only, and llm_attn_visible says slot by slot what a token sees in
+ * them. There is no mask of T × T anywhere: all that prepacking (arXiv 2404.09529) needs
+ * of one is in these two rules, and test_packed.c, which breaks them on purpose, must notice.
+ *
+ * The pass's tables and the threads' rows are scratch of the backend, lost with the next op.
  */
 #include "llm_cpu_attn.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Bits [from, to) of 32. */
+/* Bits [from, to) of 32; both may lie outside, on either side. */
 static uint32_t
 bit_range(int64_t from, int64_t to)
 {
@@ -51,6 +58,7 @@ llm_attn_visible(const llm_attn_pass *pass, const llm_attn_seg *s, uint32_t i, u
 
 	if (!pass->attn->causal)
 	{
+		/* an encoder's window is centred (ModernBERT): window / 2 to each side, itself between */
 		first = window != 0 ? self - window / 2 : 0;
 		end =
 		    window != 0 && self + window / 2 + 1 < seg->n_new ? self + window / 2 + 1 : seg->n_new;
@@ -58,9 +66,12 @@ llm_attn_visible(const llm_attn_pass *pass, const llm_attn_seg *s, uint32_t i, u
 	}
 	if (s->masks != NULL)
 	{
-		self = (int64_t) seg->n_past + s->depth[i]; /* its position */
+		/* The history is seen as a chain; of the tree only its own ancestors, by the masks. Slots
+		 * go by order of arrival, windows by position, which is the depth. */
+		self = (int64_t) seg->n_past + s->depth[i];
 		end = seg->n_past;
 	}
+	/* a causal window counts the token itself */
 	if (window != 0)
 		first = self - window + 1;
 	if (s->masks == NULL)
@@ -69,7 +80,10 @@ llm_attn_visible(const llm_attn_pass *pass, const llm_attn_seg *s, uint32_t i, u
 	       mask_bits(s->masks + (size_t) i * s->words, s->words, base - (int64_t) seg->n_past);
 }
 
-/* The pages that tokens see; see the header. */
+/*
+ * The pages that tokens see; see the header. A superset will do, as a page that a row does not see
+ * changes nothing: in a tree the window is taken from its root's position, the least of all.
+ */
 void
 llm_attn_range(const llm_attn_pass *pass, const llm_attn_seg *s, uint32_t i, uint32_t last,
                uint32_t *first, uint32_t *end)
@@ -86,7 +100,11 @@ llm_attn_range(const llm_attn_pass *pass, const llm_attn_seg *s, uint32_t i, uin
 	*end = (uint32_t) (high / LLM_CPU_PAGE) + 1;
 }
 
-/* Fills the masks of a tree: parents stand before their children. */
+/*
+ * Fills the masks [n_new][words] and depths [n_new] of a tree: a token sees itself and its
+ * ancestors within the window. Parents stand before their children, so one sweep is enough. O(n ·
+ * depth).
+ */
 static void
 tree_masks(const pp_segment *seg, uint32_t window, uint32_t words, uint64_t *masks, uint32_t *depth)
 {
@@ -102,7 +120,10 @@ tree_masks(const pp_segment *seg, uint32_t window, uint32_t words, uint64_t *mas
 	}
 }
 
-/* Sets up the segments: first pages for encoders, masks for trees. */
+/*
+ * Sets up the segments: first pages for encoders, masks for trees. One piece of scratch: the
+ * segments, then for each tree its masks and, in as many words as it has tokens, its depths.
+ */
 static pp_result
 prepare_segments(llm_attn_pass *pass, const pp_segment *segs, uint32_t n_segs)
 {
@@ -137,7 +158,10 @@ prepare_segments(llm_attn_pass *pass, const pp_segment *segs, uint32_t n_segs)
 	return PP_OK;
 }
 
-/* Lists the items; the last rows of a segment first, which see most. */
+/*
+ * Lists the items, all KV heads of up to LLM_ATTN_ROWS rows each. The last rows of a segment come
+ * first: they see most, and a long item at the end would leave the other threads waiting.
+ */
 static pp_result
 prepare_items(llm_attn_pass *pass, uint32_t n_segs)
 {
@@ -207,18 +231,18 @@ llm_cpu_attention(pp_backend *be, float *dev_out, const float *dev_q, const pp_s
 	return PP_OK;
 }
 
-/* The float buffers of a thread. */
+/* The float buffers of a thread, in its part of the pass's scratch. */
 typedef struct float_rows
 {
-	float *q;   /* [ROWS][d_pad] */
-	float *out; /* [ROWS][d_pad] */
-	float *k;   /* [d_pad][32] a widened page */
-	float *v;   /* [32][d_pad] */
-	float max[LLM_ATTN_ROWS];
-	float sum[LLM_ATTN_ROWS];
+	float *q;                 /* [ROWS][d_pad] */
+	float *out;               /* [ROWS][d_pad] */
+	float *k;                 /* [d_pad][32] a widened page */
+	float *v;                 /* [32][d_pad] */
+	float max[LLM_ATTN_ROWS]; /* the highest score so far, and */
+	float sum[LLM_ATTN_ROWS]; /* Σ exp(score − max): arXiv 1805.02867, algorithm 3 */
 } float_rows;
 
-/* Bytes of them. */
+/* Bytes of q, out, k and v: a page has as many slots as an item has rows. */
 size_t
 llm_attn_float_bytes(const llm_attn_pass *pass)
 {
@@ -267,7 +291,10 @@ start_rows(const llm_attn_pass *pass, const llm_attn_item *item, float_rows *row
 	}
 }
 
-/* One page for all rows of an item. */
+/*
+ * One page for all rows of an item. The page is widened once for all of them; a row that sees none
+ * of its slots passes with visible = 0 and keeps its bits.
+ */
 static void
 step_rows(const llm_attn_pass *pass, const llm_attn_item *item, uint32_t page, float_rows *rows)
 {
@@ -297,7 +324,9 @@ step_rows(const llm_attn_pass *pass, const llm_attn_item *item, uint32_t page, f
 	}
 }
 
-/* Items in float. */
+/*
+ * Items [begin, end) in float. Every row sees at least itself, so its sum is positive at the end.
+ */
 void
 llm_attn_float(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {

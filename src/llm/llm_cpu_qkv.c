@@ -1,30 +1,42 @@
 /*
  * llm_cpu_qkv.c: between the fused projection and attention: head norms, RoPE, and the writing of K
  * and V into pages.
+ *
+ * A row of qkv is [H · Dh queries | Hkv · Dh keys | Hkv · Dh values]. Queries stay in order of
+ * tokens; keys and values go where attention reads them, transposed and paired there once, so that
+ * the many walks over a page find whole vectors of slots. Padding beyond Dh is written as zeros
+ * with every token: scores and outputs then need no case of their own.
+ *
+ * Every token is prepared by one thread from its own row and position alone. Neighbouring slots of
+ * a bf16 page share words of V, but no byte, so threads need no lock where their ranges meet.
  */
 #include <string.h>
 
 #include "llm_cpu.h"
 
-#define D_HEAD_MAX 256
+#define D_HEAD_MAX 256 /* of the largest family (Gemma); bounds the buffers on the stack */
 
+/* One call of the op, shared by its threads, which only read it. */
 typedef struct qkv_args
 {
 	const llm_cpu *cpu;
 	const pp_attn *attn;
 	const pp_rope *rope;
-	const llm_cpu_rope_table *table;
+	const llm_cpu_rope_table *table; /* NULL: no rotation */
 	llm_cpu_pages pages;
-	float *q;
-	const float *qkv;
-	const uint32_t *pos;
+	float *q;            /* [T][H][Dh] */
+	const float *qkv;    /* [T][(H + 2 Hkv)][Dh] */
+	const uint32_t *pos; /* [T] of rotation: restarts in every segment, unlike the flat index */
 	const pp_segment *segs;
 	uint32_t n_segs;
-	llm_norm_row q_norm;
+	llm_norm_row q_norm; /* over one head; w NULL: none */
 	llm_norm_row k_norm;
 } qkv_args;
 
-/* Pages that the segments of an encoder pass take in scratch. */
+/*
+ * Pages that the segments of an encoder pass take in scratch. Each segment begins one of its own,
+ * as in a pool, so that attention knows one layout.
+ */
 static uint64_t
 count_pages(const pp_segment *segs, uint32_t n_segs)
 {
@@ -46,6 +58,7 @@ llm_cpu_pages_of(llm_cpu *cpu, uint32_t layer, const pp_attn *attn, const pp_seg
 	    attn->n_kv_heads == 0 || attn->n_heads % attn->n_kv_heads != 0)
 		return llm_cpu_fail(cpu, PP_E_UNSUPPORTED, "attention with %u heads of %u over %u KV heads",
 		                    attn->n_heads, attn->d_head, attn->n_kv_heads);
+	/* an encoder has no pool to say so: it goes by the precision of its matrices */
 	out->bf16 = kv->layers != NULL ? kv->bf16 : cpu->n_int8 > 0;
 	llm_cpu_kv_shape(attn, out->bf16, &out->shape);
 	if (attn->causal)
@@ -59,7 +72,7 @@ llm_cpu_pages_of(llm_cpu *cpu, uint32_t layer, const pp_attn *attn, const pp_seg
 	return out->data != NULL ? PP_OK : PP_E_NOMEM;
 }
 
-/* Normalises and rotates one head in place. */
+/* Normalises (Qwen3, Gemma 3: before the rotation), then rotates one head [Dh] in place. */
 static void
 prepare_head(const qkv_args *a, float *head, const llm_norm_row *norm, uint32_t pos)
 {
@@ -71,7 +84,10 @@ prepare_head(const qkv_args *a, float *head, const llm_norm_row *norm, uint32_t 
 		                        a->rope->interleaved);
 }
 
-/* Writes k and v of one head, padded with zeros, into a slot of a float page. */
+/*
+ * Writes k and v of one head, padded with zeros, into a slot of a float page: K [d_pad][32 slots],
+ * so that one load brings a dimension of all slots, V [32 slots][d_pad].
+ */
 static void
 write_float(const llm_cpu_kernels *kernels, uint8_t *page, uint32_t slot, const float *k,
             const float *v, uint32_t d_pad)
@@ -85,7 +101,11 @@ write_float(const llm_cpu_kernels *kernels, uint8_t *page, uint32_t slot, const 
 	memcpy(v32 + slot * d_pad, v, d_pad * sizeof(float));
 }
 
-/* The same for a bf16 page, where K's pairs of d stand together and V's pairs of slots. */
+/*
+ * The same for a bf16 page, where K's pairs of d stand together and V's pairs of slots: K [d_pad /
+ * 2][32 slots][2], V [16][d_pad][2]. That is the operand B of AMX's TDPBF16PS, whose dot products
+ * run over pairs: a tile is loaded as it lies.
+ */
 static void
 write_bf16(const llm_cpu_kernels *kernels, uint8_t *page, uint32_t slot, const float *k,
            const float *v, uint32_t d_pad)
@@ -106,7 +126,10 @@ write_bf16(const llm_cpu_kernels *kernels, uint8_t *page, uint32_t slot, const f
 	}
 }
 
-/* One token: its queries into q, its keys and values into a page. */
+/*
+ * One token t of the batch: its queries into q, its keys and values into a slot of a page. Values
+ * are neither normed nor rotated. d_head may be less than d_pad: the rest of k and v stays 0.
+ */
 static void
 prepare_token(const qkv_args *a, uint32_t t, uint32_t page, uint32_t slot)
 {
@@ -132,7 +155,10 @@ prepare_token(const qkv_args *a, uint32_t t, uint32_t page, uint32_t slot)
 	}
 }
 
-/* Tokens [begin, end), which may reach over several segments. */
+/*
+ * Tokens [begin, end), which may reach over several segments. A token's slot counts from the start
+ * of its sequence (n_past were there before), so that chunks of one prompt fill pages seamlessly.
+ */
 static void
 prepare_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 {
@@ -158,7 +184,10 @@ prepare_tokens(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
 	}
 }
 
-/* Finds the table of cosines for these positions. */
+/*
+ * Finds the table of cosines for these positions; it is grown by the calling thread before the
+ * others start, so they read it without a lock.
+ */
 static pp_result
 prepare_rope(llm_cpu *cpu, qkv_args *a, uint32_t n_tokens)
 {

@@ -5,6 +5,10 @@
  * becomes up to three segments: its chain of tokens, behind it the label trie (a tree segment whose
  * history is the chain, written in the same pass), and the filler of the padded baseline. After the
  * pass each piece's outcome goes to the file of its kind.
+ *
+ * The pass's arrays belong to the slot and have room for the largest pass from the start (see
+ * llm_engine_model.c); only the two buffers of results grow. All of it runs on the engine's thread.
+ * A pass that fails ends the jobs in it and nothing else, unless the device itself is lost.
  */
 #include "llm_engine_impl.h"
 
@@ -16,7 +20,10 @@
 #define LOGITS_ROWS 32u  /* rows of whole-vocabulary logits fetched at a time */
 #define TOP_ROWS    256u /* rows of highest logits fetched at a time */
 
-/* Grows the two result buffers. */
+/*
+ * Grows the two result buffers: n_logits floats of whatever is fetched (logits, columns, vectors),
+ * n_lse normalisers. What they held is kept no longer than until the next fetch.
+ */
 llm_status
 llm_pass_reserve(llm_pass *pass, size_t n_logits, size_t n_lse, llm_error *err)
 {
@@ -41,7 +48,11 @@ llm_pass_reserve(llm_pass *pass, size_t n_logits, size_t n_lse, llm_error *err)
 	return LLM_OK;
 }
 
-/* Appends one segment over n sequence tokens. Positions count up from pos0, or by depth in a tree.
+/*
+ * Appends one segment over n sequence tokens (none: no segment). n_past slots of pages hold what
+ * comes before. Positions are those in the sequence, whatever else is in the batch: they count up
+ * from pos0, or in a tree by depth, whose roots have depth 1. parent, pages and work's tokens are
+ * pointed to, not copied: they outlive the pass. types NULL: all 0.
  */
 static void
 add_segment(llm_pass *pass, const int32_t *tokens, const uint32_t *types, uint32_t n,
@@ -64,7 +75,7 @@ add_segment(llm_pass *pass, const int32_t *tokens, const uint32_t *types, uint32
 	pass->n_tokens += n;
 }
 
-/* Asks for the logits of n tokens from flat index first on. */
+/* Asks for the rows of n tokens from flat index first on; they ascend, as the forward wants. */
 static void
 want_rows(llm_pass *pass, uint32_t first, uint32_t n)
 {
@@ -72,7 +83,13 @@ want_rows(llm_pass *pass, uint32_t first, uint32_t n)
 		pass->rows[pass->n_rows++] = first + i;
 }
 
-/* Asks for the rows that a piece's kind reads. flat is the flat index of the piece's first token.
+/*
+ * Asks for the rows that a piece's kind reads; the head computes no other. flat is the flat index
+ * of the piece's first token.
+ *	- a generation: its last known token and every draft, to verify them all
+ *	- labels: the prompt's last token, then every node of the trie, in the trie's order
+ *	- a log-likelihood: of every scored token the one before it, as far as it is in this piece
+ *	- a decoder's embedding: the prompt's last token
  */
 static void
 want_outputs(llm_pass *pass, const llm_seq *seq, const llm_work *work, uint32_t flat)
@@ -109,7 +126,12 @@ want_outputs(llm_pass *pass, const llm_seq *seq, const llm_work *work, uint32_t 
 	}
 }
 
-/* Lays one piece into the batch. */
+/*
+ * Lays one piece into the batch. The tail (trie, filler) is atomic for the scheduler, so it comes
+ * whole, with the piece that ends the sequence. The trie's history is the prompt, part of which may
+ * be written in this very pass: ops write K and V of all tokens before attention reads any. The
+ * filler of the padded baseline counts from position 0 and is read by nobody.
+ */
 static void
 add_piece(llm_slot *slot, const llm_work *work, llm_outcome *out)
 {
@@ -145,7 +167,10 @@ add_piece(llm_slot *slot, const llm_work *work, llm_outcome *out)
 	out->n_rows = pass->n_rows - out->first_row;
 }
 
-/* Notes when a sequence runs for the first time, and how much of it was shared. */
+/*
+ * Notes when a sequence runs for the first time, and how much of it was shared: where its first
+ * piece starts. A sequence that was put back and starts anew is not counted again.
+ */
 static void
 note_start(llm_seq *seq, const llm_work *work, double now_ms)
 {
@@ -161,7 +186,10 @@ note_start(llm_seq *seq, const llm_work *work, double now_ms)
 	task->started = true;
 }
 
-/* Carries out the copies and clears that the page bookkeeping asks for. */
+/*
+ * Carries out the copies and clears that the page bookkeeping asks for, in its order and before the
+ * pass: a page may be cleared of another role's data only to be copied to. Encoders have no pages.
+ */
 static llm_status
 run_fixups(llm_slot *slot, const llm_kv_fixup *fixups, uint32_t n, llm_error *err)
 {
@@ -183,7 +211,11 @@ run_fixups(llm_slot *slot, const llm_kv_fixup *fixups, uint32_t n, llm_error *er
 	return LLM_OK;
 }
 
-/* Gives outcomes of one task their next tokens from the k highest logits of their rows. */
+/*
+ * Gives outcomes of one task their next tokens from the k highest logits of their n_rows rows,
+ * which follow each other from outs[0].first_row on. 256 rows of 64 are 130 kB where whole rows
+ * would be tens of MB.
+ */
 static llm_status
 run_tops(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n, uint32_t n_rows,
          uint32_t k, float scale, llm_error *err)
@@ -200,7 +232,11 @@ run_tops(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n, uin
 	return status;
 }
 
-/* Gives outcomes of one task their next tokens, a few rows of logits at a time. */
+/*
+ * Gives outcomes of one task their next tokens, a few rows of logits at a time. Tasks differ in
+ * what they sample by, so a run never mixes them; an outcome's rows are never cut, even when it has
+ * more than the limit.
+ */
 static llm_status
 run_generations(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n, llm_error *err)
 {
@@ -252,7 +288,10 @@ give_state(llm_engine *e, llm_slot *slot, const llm_outcome *out, llm_error *err
 	return status == LLM_OK ? llm_score_encoded(e, slot, out, slot->pass.logits, err) : status;
 }
 
-/* Sends runs of like outcomes to the file of their kind. */
+/*
+ * Sends runs of like outcomes to the file of their kind: one task's labels share their columns, so
+ * they are fetched together. The first failure ends the pass.
+ */
 static llm_status
 give_results(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n, llm_error *err)
 {
@@ -282,7 +321,10 @@ give_results(llm_engine *e, llm_slot *slot, const llm_outcome *outs, uint32_t n,
 	return status;
 }
 
-/* Runs an encoder pass; every piece is a whole sequence. */
+/*
+ * Runs an encoder pass; every piece is a whole sequence, segment i_seg of the batch. width: floats
+ * of a result, d_model of a vector or the classes of a reranker.
+ */
 static llm_status
 run_encoder(llm_engine *e, llm_slot *slot, const llm_batch *batch, const llm_outcome *outs,
             uint32_t n, llm_error *err)
@@ -300,7 +342,10 @@ run_encoder(llm_engine *e, llm_slot *slot, const llm_batch *batch, const llm_out
 	return status;
 }
 
-/* Splits the time of a pass over the tasks by their tokens. */
+/*
+ * Splits the time of a pass (ms) over the tasks by their tokens. A piece that starts behind its
+ * prompt decodes; all others are prefill, the last of it included, which gives the first token.
+ */
 static void
 share_time(const llm_outcome *outs, uint32_t n, uint32_t n_tokens, double ms)
 {
@@ -316,7 +361,11 @@ share_time(const llm_outcome *outs, uint32_t n, uint32_t n_tokens, double ms)
 	}
 }
 
-/* After a failed pass: its sequences fail, and with a lost device the whole slot does. */
+/*
+ * After a failed pass: the tasks in it fail, and with a lost device all tasks of the slot. A
+ * device's error is sticky (see kernels.h): the state tells the server to end the process, and its
+ * supervisor starts another.
+ */
 static void
 fail_pass(llm_engine *e, const llm_slot *slot, const llm_outcome *outs, uint32_t n,
           const llm_error *why)
