@@ -16,6 +16,7 @@
 #include "client.h"
 #include "models.h"
 #include "speql.h"
+#include "speql_grammar.h"
 
 #define MAX_TOKENS   24         /* that the model may add */
 #define MAX_SCHEMA   (6 * 1024) /* bytes of the schema prompt */
@@ -120,51 +121,61 @@ rank(const PpModel *model, const char *text, SpeqlCompletions *c)
 }
 
 /*
- * The longest beginning of a continuation that analyses together with the text, with no more than
- * closing brackets added: then every name in it exists. NULL: none does.
+ * The longest beginning of a continuation that analyses together with the statement, with what the
+ * repair adds to its end: closing brackets, GROUP BY. Under rules that is the whole of it, but for
+ * what only the analysis knows. NULL: none does.
  */
 static char *
-checked(const char *text, char *continuation)
+checked(const char *statement, const char *continuation)
 {
 	SpeqlTokens *t = speql_lex(continuation, strlen(continuation));
 	int64 budget = SPEQL_REPAIR_BUDGET;
+	SpeqlRepair typed;
 
+	/* Tables that the person has listed and not joined yet are no fault of the continuation. */
+	speql_repair(statement, SPEQL_MAIN, &budget, &typed);
 	for (int n = t->n, i = 0; n > 0 && i < MAX_CHECKS; n--, i++)
 	{
-		char *end = pnstrdup(continuation, t->tok[n - 1].end);
-		char *whole = psprintf("%s%s", text, end);
+		char *whole = psprintf("%s%s", statement, pnstrdup(continuation, t->tok[n - 1].end));
 		SpeqlRepair r;
 
 		speql_repair(whole, SPEQL_MAIN, &budget, &r);
-		if (r.valid && !r.cross && strncmp(r.sql, whole, strlen(whole)) == 0)
-			return end;
+		if (r.valid && (!r.cross || typed.cross) && strncmp(r.sql, whole, strlen(whole)) == 0)
+			return r.sql + strlen(statement);
 	}
 	return NULL;
 }
 
-/* Adds what the model would write. */
+/* Adds what the model writes behind a statement under the rules of its place. */
 static void
-continue_text(const PpModel *model, const char *text, SpeqlCompletions *c)
+continue_text(const PpModel *model, const char *text, const char *statement, SpeqlCompletions *c)
 {
 	PpJob job = job_for(model, PP_JOB_GENERATE);
-	PpText row = {text, strlen(text)}, stops[2] = {{";", 1}, {"\n\n", 2}};
+	PpText row = {statement, 0}, stop = {";", 1};
+	SpeqlGrammar grammar;
 	PpRequest *request;
 	const PpRow *answer;
-	char *continuation;
+	const char *continuation;
 
-	job.max_tokens = MAX_TOKENS;
-	job.stops = stops;
-	job.n_stops = lengthof(stops);
+	if (!speql_grammar(statement, &grammar))
+		return;
+	row.n = grammar.n_prompt;
+	job.flags |= PP_JOB_RULES;
+	job.schema = (PpText){grammar.rules, strlen(grammar.rules)};
+	job.max_tokens = MAX_TOKENS + (int) strlen(grammar.lead);
+	job.stops = &stop;
+	job.n_stops = 1;
 	request = pp_client_submit(&job, 1, &row, 0, NULL);
 	pp_client_wait(request);
 	answer = pp_client_row(request, 0);
 	pp_row_check(&job, answer);
-	continuation =
-	    checked(text, pnstrdup(answer->text.bytes ? answer->text.bytes : "", answer->text.n));
-	if (continuation != NULL)
-		speql_add_completion(c, text, "model", continuation,
-		                     WEIGHT_MODEL *
-		                         (float4) exp(answer->logprob / Max(answer->n_output, 1)));
+	if (answer->text.n > strlen(grammar.lead))
+	{
+		continuation =
+		    checked(statement, pnstrdup(answer->text.bytes, answer->text.n) + strlen(grammar.lead));
+		if (continuation != NULL)
+			speql_add_completion(c, text, "model", continuation, WEIGHT_MODEL);
+	}
 	pp_client_free(request);
 }
 
@@ -173,10 +184,12 @@ bool
 speql_model_complete(const char *text, SpeqlCompletions *completions)
 {
 	PpModel *model = pp_model_resolve(NULL, PP_USE_GENERATE);
+	int start, len;
 
 	if (model->options != NULL || strcmp(model->kind, "dummy") == 0)
 		return false;
+	speql_statement_at(text, strlen(text), &start, &len);
+	continue_text(model, text, pnstrdup(text + start, len), completions);
 	rank(model, text, completions);
-	continue_text(model, text, completions);
 	return true;
 }

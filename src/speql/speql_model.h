@@ -2,8 +2,9 @@
  * speql_model.h: what the language model makes of a text that is being typed.
  *
  * The schema that the role may read is a prompt that never changes while one types, so that the
- * engine computes it once; of the text, what was added since the last keystroke. Candidates are
- * ranked by one packed scoring pass, and what the model writes counts only as far as it analyses.
+ * engine computes it once; of the text, what was added since the last keystroke. The model writes
+ * under rules (speql_grammar.h), and counts only as far as it analyses. What it wrote and what the
+ * other sources found is ranked together, by one packed scoring pass.
  */
 #ifndef SPEQL_MODEL_H
 #define SPEQL_MODEL_H

@@ -57,6 +57,7 @@
 #define MODEL_PAUSE_MS    40     /* of typing, before the model is asked */
 #define MODEL_MS          2000   /* that it may take */
 #define NO_MODEL_MS       30000  /* until it is asked again after it did not answer */
+#define SLOW_MODEL_MS     1000   /* … or only took too long */
 #define DOUBT             3.0    /* times the limit that a build may be expected to take */
 #define SUPERSETS         4      /* that are tried for one text */
 #define SUPERSET_ROWS     500000 /* most of one */
@@ -391,7 +392,8 @@ ask_model(Speculator *s)
 	good = run_step(s, step_model, &asked, MODEL_MS, NULL);
 	log_if_slow("model", start, s->request.text);
 	if (!good || !asked)
-		s->no_model_until = GetCurrentTimestamp() + NO_MODEL_MS * INT64CONST(1000);
+		s->no_model_until =
+		    GetCurrentTimestamp() + (s->cancelled ? SLOW_MODEL_MS : NO_MODEL_MS) * INT64CONST(1000);
 	if (!asked || superseded(s))
 		return;
 	publish_completions(s);
