@@ -21,7 +21,8 @@ OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_pro
              src/speql/speql_plan.o src/speql/speql_tables.o \
              src/speql/speql_feed.o src/speql/speql_worker.o src/speql/speql_preview.o \
              src/speql/speql_history.o src/speql/speql_predict.o src/speql/speql_results.o \
-             src/speql/speql_ddl.o src/speql/speql_keys.o src/speql/speql_model.o src/speql/speql_scope.o src/speql/speql_grammar.o \
+             src/speql/speql_ddl.o src/speql/speql_keys.o src/speql/speql_model.o \
+             src/speql/speql_scope.o src/speql/speql_grammar.o \
              src/speql/speql_rules.o \
              src/speql/speql_ahead.o src/speql/speql_plantree.o src/speql/speql_spell.o src/speql/speql_equal.o \
              src/speql/speql_calls.o
