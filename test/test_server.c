@@ -223,6 +223,43 @@ test_deaf_client(void)
 	free(rows);
 }
 
+/* A client that lets 42 MB wait, asks for more while it takes them, and gets all of it whole. */
+static void
+test_late_reader(void)
+{
+	static char answer[60000];
+	llm_text allowed = {answer, sizeof(answer)};
+	llm_text *rows = many_rows(700);
+	llm_job job = dummy_job(700, rows);
+	fixture f;
+	outcome out;
+	int other;
+	int fd;
+
+	memset(answer, 'x', sizeof(answer));
+	job.allowed = &allowed;
+	job.n_allowed = 1;
+	REQUIRE(start(&f, (llm_server_params){0}, 0));
+	other = greet(&f);
+	fd = greet(&f);
+	post_job(fd, 2, &job);
+	for (uint64_t i = 2; i < 30; i++)
+		check_served(other, i);
+	job.n_rows = 100;
+	for (uint64_t id = 2; id < 8; id++)
+	{
+		post_job(fd, id + 1, &job);
+		out = finish(fd, id);
+		CHECK_MSG(out.status == LLM_OK && out.n_rows == (id == 2 ? 700u : 100u),
+		          "job %u: status %d, %u rows", (unsigned) id, out.status, out.n_rows);
+	}
+	CHECK(finish(fd, 8).n_rows == 100);
+	close(fd);
+	close(other);
+	stop(&f);
+	free(rows);
+}
+
 /*
  * A connection has so many jobs at once; one more is refused, and those that are there still run.
  */
@@ -254,13 +291,19 @@ test_too_many_jobs(void)
 static void
 test_ids_again(void)
 {
+	llm_job unknown = dummy_job(1, &one_row);
 	fixture f;
 	int fd;
 
+	unknown.model = "nobody";
 	REQUIRE(start(&f, (llm_server_params){0}, 0));
 	fd = greet(&f);
-	for (int i = 0; i < 300; i++)
+	for (int i = 0; i < 1000; i++)
+	{
 		check_served(fd, 2);
+		post_job(fd, 2, &unknown);
+		REQUIRE(next_error(fd, 2) == LLM_E_NOT_FOUND);
+	}
 	close(fd);
 	stop(&f);
 }
@@ -594,6 +637,7 @@ main(void)
 	RUN(stalled);
 	RUN(dripping);
 	RUN(deaf_client);
+	RUN(late_reader);
 	RUN(too_many_jobs);
 	RUN(ids_again);
 	RUN(trickle);

@@ -215,6 +215,8 @@ on_piece(void *user, uint32_t row, llm_text piece)
 
 /*
  * Engine callback: the job is over. After the flag is set the I/O thread may free it at any moment.
+ * The frame and the flag come under one lock: a client that has read the end may use the id again
+ * at once, and must not find it in use.
  */
 static void
 on_done(void *user, llm_status status, const char *message, const llm_job_stats *stats)
@@ -222,27 +224,27 @@ on_done(void *user, llm_status status, const char *message, const llm_job_stats 
 	server_job *job = user;
 	conn *c = job->conn;
 	server *s = c->server;
-	llm_wire_writer *w = conn_lock_output(c);
+	llm_wire_writer *w;
 
-	if (w != NULL)
+	pthread_mutex_lock(&s->mutex);
+	if ((w = conn_lock_output(c)) != NULL)
 	{
 		llm_wire_put_done(w, job->id, status, message, stats);
 		conn_unlock_output(c);
 	}
-	pthread_mutex_lock(&s->mutex);
 	job->done = true;
 	pthread_mutex_unlock(&s->mutex);
 	server_wake(s);
 }
 
-/* Ends a job that could not start. */
+/* Ends a job that could not start; as on_done. */
 static void
 fail_start(server_job *job, llm_status status, const char *message)
 {
 	server *s = job->conn->server;
 
-	conn_error(job->conn, job->id, status, message);
 	pthread_mutex_lock(&s->mutex);
+	conn_error(job->conn, job->id, status, message);
 	job->done = true;
 	pthread_mutex_unlock(&s->mutex);
 	server_wake(s);
