@@ -18,7 +18,7 @@
 #include "speql.h"
 #include "speql_grammar.h"
 
-#define MAX_TOKENS   24         /* that the model may add */
+#define MAX_TOKENS   18         /* that the model may add */
 #define MAX_SCHEMA   (6 * 1024) /* bytes of the schema prompt */
 #define MAX_CHECKS   10         /* analyses of what it wrote */
 #define WEIGHT_MODEL 0.8f       /* of its continuation, times the mean probability of a token */
@@ -162,7 +162,7 @@ continue_text(const PpModel *model, const char *text, const char *statement, Spe
 	row.n = grammar.n_prompt;
 	job.flags |= PP_JOB_RULES;
 	job.schema = (PpText){grammar.rules, strlen(grammar.rules)};
-	job.max_tokens = MAX_TOKENS + (int) strlen(grammar.lead);
+	job.max_tokens = MAX_TOKENS + (int) strlen(grammar.lead) / 2;
 	job.stops = &stop;
 	job.n_stops = 1;
 	request = pp_client_submit(&job, 1, &row, 0, NULL);
