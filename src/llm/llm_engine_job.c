@@ -66,7 +66,12 @@ llm_task_free(llm_task *task)
 	llm_free(task);
 }
 
-/* Compiles the labels of the job, or yes and no, into a trie. */
+/*
+ * Compiles the labels of the job, or yes and no, into a trie. A judgement, a relevance and each
+ * label of a multi-label job are questions that are answered so. With calibration the labels'
+ * probabilities for a text without content (contextual calibration, arXiv 2102.09690) are
+ * subtracted later: prior makes room for them.
+ */
 static llm_status
 make_labels(const llm_slot *slot, llm_task *task, llm_error *err)
 {
@@ -99,7 +104,11 @@ make_labels(const llm_slot *slot, llm_task *task, llm_error *err)
 	return status;
 }
 
-/* Compiles the constraint of a generation: a schema, rules or a list of allowed strings. */
+/*
+ * Compiles the constraint of a generation: a schema, rules or a list of allowed strings; none
+ * leaves task->grammar NULL. The grammar keeps copies: neither the strings nor the document are
+ * needed after it.
+ */
 static llm_status
 make_grammar(llm_task *task, llm_error *err)
 {
@@ -200,7 +209,10 @@ check_job(const llm_slot *slot, const llm_job *job, llm_error *err)
 	return LLM_OK;
 }
 
-/* The most sequences a job can need. */
+/*
+ * The most sequences a job can need: one a row, or one a row and label; one more for the text
+ * without content that calibrates; one for each query whose vector the rows are compared with.
+ */
 static uint64_t
 count_sequences(const llm_job *job)
 {
@@ -233,7 +245,11 @@ task_allocate(llm_engine *e, llm_task *task, llm_error *err)
 	return LLM_OK;
 }
 
-/* Allocates the results that wait for another part of the job. */
+/*
+ * Allocates the results that wait for another part of the job: cosines for the query's vector,
+ * multi-label rows for their other labels, calibrated ones for the prior. Other jobs hold nothing,
+ * and give every row as it comes.
+ */
 static llm_status
 task_hold(const llm_slot *slot, llm_task *task, llm_error *err)
 {
@@ -298,7 +314,11 @@ pad_groups(const llm_engine *e, llm_task *task, llm_error *err)
 	return LLM_OK;
 }
 
-/* Sums up what the statistics say of the prompts. */
+/*
+ * Sums up what the statistics say of the prompts. Padding avoided is what one rectangle as wide as
+ * the longest prompt would have computed besides; before pad_groups, so that the baselines are
+ * compared with the same figure.
+ */
 static void
 count_prompts(llm_task *task)
 {
@@ -396,7 +416,10 @@ llm_task_row_done(llm_task *task, const llm_row_result *result)
 		task->job.on_row(task->job.user, result);
 }
 
-/* Gives a row's error. */
+/*
+ * Gives a row's error, once: the sequences of a row that is held may all fail. message NULL: none.
+ * It need live no longer than the call.
+ */
 void
 llm_task_row_failed(llm_task *task, uint32_t row, llm_status status, const char *message)
 {
@@ -413,7 +436,10 @@ llm_task_row_failed(llm_task *task, uint32_t row, llm_status status, const char 
 	llm_task_row_done(task, &result);
 }
 
-/* Ends a sequence: it takes part in no later pass. */
+/*
+ * Ends a sequence: it takes part in no later pass, and its place in the queue is free. A cancelled
+ * task has given all places back already (n_open is 0).
+ */
 void
 llm_seq_ended(llm_engine *e, llm_seq *seq)
 {
@@ -428,7 +454,13 @@ llm_seq_ended(llm_engine *e, llm_seq *seq)
 	pthread_mutex_unlock(&e->inbox_mutex);
 }
 
-/* Describes a sequence to the scheduler. */
+/*
+ * Describes a sequence to the scheduler. What must not be cut: the last token of a prompt with the
+ * trie or filler behind it, as one pass must hold the prompt's end and its tail; the whole text of
+ * an encoder, whose tokens see each other both ways. What is shared: the job's common prefix; all
+ * of a prompt that is to be kept; nothing for encoders and the baselines. max_new is what the
+ * context leaves, so that no sequence asks for more pages than it can use.
+ */
 static llm_sched_request
 sched_request(const llm_engine *e, const llm_task *task, llm_seq *seq)
 {
@@ -513,7 +545,11 @@ choose_copies(llm_task *task)
 	}
 }
 
-/* Hands n sequences of one copy over at once, so that its scheduler sees them all. */
+/*
+ * Hands n sequences of one copy over at once, so that its scheduler sees them all and groups them
+ * by prefix. Where one of them cannot go, or memory is short, each is tried by itself: only those
+ * that are at fault fail.
+ */
 static void
 submit_run(llm_engine *e, llm_task *task, llm_seq *seqs, uint32_t n)
 {
@@ -538,7 +574,10 @@ submit_run(llm_engine *e, llm_task *task, llm_seq *seqs, uint32_t n)
 	llm_free(ids);
 }
 
-/* Hands all sequences over, each to its copy. */
+/*
+ * Hands all sequences over, each to its copy. The scheduler has copied their tokens then: kinds
+ * that do not read them again give them back.
+ */
 static void
 submit_all(llm_engine *e, llm_task *task)
 {
@@ -576,7 +615,10 @@ llm_task_start(llm_engine *e, llm_task *task)
 		submit_all(e, task);
 }
 
-/* Takes a task's sequences off the scheduler; the task ends with status when it is reaped. */
+/*
+ * Takes a task's sequences off the scheduler; the task ends with status when it is reaped. The
+ * first reason stays. Those in a pass are computed to its end and their results dropped.
+ */
 void
 llm_task_cancel(llm_engine *e, llm_task *task, llm_status status, const char *message)
 {

@@ -4,6 +4,10 @@
  * Input is taken as it comes and handled frame by frame; an unfinished frame costs its bytes and
  * nothing else, and is waited for half a minute at most. Output is bounded: a client that does not
  * read is cut off when SERVER_OUTPUT_MAX bytes wait for it, so that it can hurt nobody but itself.
+ *
+ * The I/O thread owns all of a connection but its output, which engine, start and errand threads
+ * append to under conn.mutex: whole frames only, so that frames of several threads never mix. Only
+ * the I/O thread closes. Others mark a connection dead, and it is closed at the next look.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,7 +22,7 @@
 /* what a connection without traffic may keep, each way */
 #define IDLE_BYTES ((size_t) 4 * READ_BYTES)
 
-/* Makes a connection of an accepted socket. */
+/* Makes a connection of an accepted socket, which is its own only when this succeeds. */
 conn *
 conn_create(server *s, int fd)
 {
@@ -45,7 +49,10 @@ conn_free(conn *c)
 	llm_free(c);
 }
 
-/* Stops reading and writing; running jobs are cancelled and end by themselves. */
+/*
+ * Stops reading and writing; running jobs are cancelled and end by themselves. The connection
+ * itself stays until they have: their callbacks point to it. Those that never ran are over at once.
+ */
 void
 conn_close(conn *c)
 {
@@ -92,7 +99,10 @@ conn_unlock_output(conn *c)
 	server_wake(c->server);
 }
 
-/* Unlocks after results. */
+/*
+ * Unlocks after results. Waking the I/O thread for each row of a pass would cost more than the
+ * rows: it looks when the pass ends, or when SERVER_WAKE_BYTES have come together.
+ */
 void
 conn_unlock_results(conn *c)
 {
@@ -130,7 +140,7 @@ conn_error(conn *c, uint64_t id, llm_status status, const char *message)
 	conn_unlock_output(c);
 }
 
-/* Asks epoll for write readiness, or no longer. */
+/* Asks epoll for write readiness, or no longer: an idle socket is always writable. */
 static void
 want_write(conn *c, bool want)
 {
@@ -142,7 +152,11 @@ want_write(conn *c, bool want)
 	epoll_ctl(c->server->epoll_fd, EPOLL_CTL_MOD, c->fd, &event);
 }
 
-/* Gives back the room of what has gone; idle connections keep little. Under conn.mutex. */
+/*
+ * Gives back the room of what has gone; idle connections keep little. Under conn.mutex. What waits
+ * is moved down only after 16 MB, so each byte is moved a few times at most. The frame that rows
+ * may join moves with it, or is forgotten when it has begun to go.
+ */
 static void
 drop_sent(conn *c)
 {
@@ -164,7 +178,7 @@ drop_sent(conn *c)
 	}
 }
 
-/* Sends what waits, as far as the socket takes it. */
+/* Sends what waits, as far as the socket takes it; never blocks. Closes a dead connection. */
 void
 conn_flush(conn *c)
 {
@@ -285,7 +299,11 @@ handle(conn *c, const llm_wire_header *h, llm_wire_reader *r)
 	}
 }
 
-/* Handles all whole frames of the input. Returns false when the connection must be closed. */
+/*
+ * Handles all whole frames of the input. Returns false when the connection must be closed. The
+ * clock of an unfinished frame starts with its first byte and not again: who drips stalls all the
+ * same.
+ */
 static bool
 handle_input(conn *c)
 {
@@ -317,7 +335,10 @@ handle_input(conn *c)
 	return good;
 }
 
-/* Makes room for one more read. */
+/*
+ * Makes room for one more read. The header's length was checked when it came, so a buffer as large
+ * as the largest frame is never too small for an honest client.
+ */
 static bool
 make_room(conn *c)
 {

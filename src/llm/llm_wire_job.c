@@ -12,7 +12,10 @@
 
 #define TEXT_MIN 4u /* bytes of an empty text */
 
-/* Copies a text of the frame into the arena, closed by NUL. */
+/*
+ * Copies a text of the frame into the arena, closed by NUL; bytes == NULL: it is absent, or the
+ * frame is malformed (the reader knows). Counts what it takes, NUL included.
+ */
 static llm_text
 copy_text(llm_wire_job *job, llm_wire_reader *r, bool *no_memory)
 {
@@ -28,7 +31,10 @@ copy_text(llm_wire_job *job, llm_wire_reader *r, bool *no_memory)
 	return (llm_text){copy, n};
 }
 
-/* Reads a list of texts; *n gets their number. */
+/*
+ * Reads a list of texts; *n gets their number, at most max and at most as many as the rest of the
+ * frame could hold, so that a count that lies allocates nothing.
+ */
 static const llm_text *
 copy_texts(llm_wire_job *job, llm_wire_reader *r, uint32_t max, uint32_t *n, bool *no_memory)
 {
@@ -61,7 +67,10 @@ get_sampling(llm_wire_reader *r, llm_job *job)
 	job->sample.seed = llm_wire_get_u64(r);
 }
 
-/* Makes room for the announced rows. */
+/*
+ * Makes room for the announced rows of both lists; rows2 is absent, one for all, or one a row. A
+ * place costs 16 bytes, which are counted: an announcement alone is no way past the server's limit.
+ */
 static llm_status
 make_rows(llm_wire_job *out, uint32_t n_rows, uint32_t n_rows2, llm_error *err)
 {
@@ -79,7 +88,10 @@ make_rows(llm_wire_job *out, uint32_t n_rows, uint32_t n_rows2, llm_error *err)
 	return LLM_OK;
 }
 
-/* Reads all of a job but its rows, and makes room for these. */
+/*
+ * Reads all of a job but its rows, and makes room for these. First the frame's form (LLM_E_FORMAT:
+ * the connection is at fault), then its numbers (LLM_E_RANGE: the job fails alone).
+ */
 llm_status
 llm_wire_job_begin(llm_wire_reader *r, llm_wire_job *out, llm_error *err)
 {
@@ -201,7 +213,12 @@ put_row(llm_wire_writer *w, const llm_row_result *result)
 	llm_wire_put_u32(w, result->n_output);
 }
 
-/* Finds the RESULTS frame that a row may join: the last thing written, and nothing of it sent. */
+/*
+ * Finds the RESULTS frame that a row may join: the last thing written, and nothing of it sent.
+ * w->frame may be out of date (SIZE_MAX when what it named has gone), so the header there is read
+ * again. A frame over LLM_WIRE_CHUNK is left alone: the client must not wait for rows it could
+ * have.
+ */
 static bool
 can_join(const llm_wire_writer *w, size_t n_sent, uint64_t id)
 {
@@ -277,7 +294,7 @@ llm_wire_put_error(llm_wire_writer *w, uint64_t id, llm_status status, const cha
 	llm_wire_end(w);
 }
 
-/* Doubles the buffer, or more. */
+/* Doubles the buffer, or more; on failure it is as before. 4 kB at least, most replies fit. */
 bool
 llm_wire_grow(llm_wire_writer *w, size_t need)
 {
