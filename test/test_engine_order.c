@@ -209,6 +209,38 @@ test_context_edge(void)
 }
 
 /*
+ * The queue is bounded over all jobs: one too many is refused whole, and taken when there is room.
+ */
+static void
+test_queue_is_bounded(void)
+{
+	llm_engine_params params = {.device = "cpu",
+	                            .precision = PP_PREC_F32,
+	                            .n_threads = 1,
+	                            .max_queued = 70};
+	llm_engine *e = NULL;
+	progress a;
+	progress b;
+	llm_job first = short_job(0, 60, LLM_CLASS_BATCH, 1, &a);
+	llm_job second = short_job(60, 20, LLM_CLASS_BATCH, 2, &b);
+	llm_error err = {0};
+	uint64_t id;
+
+	REQUIRE(llm_engine_create(&params, &e, &err) == LLM_OK);
+	CHECK(llm_engine_load(e, "m", MODEL, NULL, &err) == LLM_OK);
+	CHECK(llm_engine_submit(e, &first, &id, &err) == LLM_OK);
+	CHECK(llm_engine_submit(e, &second, &id, &err) == LLM_E_BUSY && b.n_rows == 0);
+	while (llm_engine_step(e))
+		;
+	CHECK(a.n_rows == 60 && b.n_rows == 0 && b.n_done == 0);
+	CHECK(llm_engine_submit(e, &second, &id, &err) == LLM_OK);
+	while (llm_engine_step(e))
+		;
+	CHECK(b.n_rows == 20 && b.n_done == 1);
+	llm_engine_destroy(e);
+}
+
+/*
  * An encoder sees a text in one pass or not at all: texts that fill passes unevenly, as if alone.
  */
 static void
@@ -251,6 +283,7 @@ main(void)
 	make_rows();
 	RUN(callers_take_turns);
 	RUN(interactive_first);
+	RUN(queue_is_bounded);
 	RUN(context_edge);
 	RUN(encoders_see_whole_texts);
 	return test_summary("engine_order");

@@ -166,9 +166,9 @@ has_job_of(llm_wire_reader *r, uint32_t n_rows)
 	return found && llm_wire_complete(r);
 }
 
-/* A short request is not held up by another client's long one. */
+/* A short request of a class is not held up by another client's long one. */
 static void
-test_fairness(void)
+check_fairness(llm_class class_)
 {
 	llm_text *rows = many_rows(3000);
 	llm_job job = long_job(3000, rows);
@@ -185,7 +185,7 @@ test_fairness(void)
 	first = next(crowd);
 	CHECK(first.h.type == LLM_WIRE_RESULTS);
 	free(first.payload);
-	brief.class_ = LLM_CLASS_INTERACTIVE;
+	brief.class_ = class_;
 	post_job(fd, 2, &brief);
 	CHECK(finish(fd, 2).n_rows == 1);
 	{
@@ -201,6 +201,14 @@ test_fairness(void)
 	close(fd);
 	stop(&f);
 	free(rows);
+}
+
+/* Interactive ones go first; batch work of two clients takes turns. */
+static void
+test_fairness(void)
+{
+	check_fairness(LLM_CLASS_INTERACTIVE);
+	check_fairness(LLM_CLASS_BATCH);
 }
 
 /* Models: a folder made after the start, long names, paths that lead outside, unknown ones. */
