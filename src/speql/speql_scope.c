@@ -25,6 +25,7 @@
 
 #define CATALOG_LIFE 60 /* seconds that what was read is kept */
 #define MAX_TABLES   64
+#define MAX_NAMES    2000 /* of a scope; the engine takes some thousand */
 
 /* A table that the role may read. */
 typedef struct Table
@@ -203,8 +204,11 @@ class_of(Oid type)
 static void
 add_column(SpeqlScope *scope, const char *name, Oid type)
 {
-	SpeqlColumn *column = palloc(sizeof(SpeqlColumn));
+	SpeqlColumn *column;
 
+	if (list_length(scope->columns) == MAX_NAMES)
+		return;
+	column = palloc(sizeof(SpeqlColumn));
 	*column = (SpeqlColumn){pstrdup(name), class_of(type)};
 	scope->columns = lappend(scope->columns, column);
 }
