@@ -131,6 +131,8 @@ SELECT check_answer('SELECT name, rank() OVER (PARTITION BY region ORDER BY name
 SELECT check_answer('SELECT name FROM customer WHERE id > 3 UNION SELECT note FROM sale');
 SELECT region, name FROM customer WHERE id > 3 ORDER BY region DESC NULLS LAST, name LIMIT 3;
 SELECT region, name FROM customer WHERE id > 3 ORDER BY region FETCH FIRST 1 ROW WITH TIES;
+SELECT check_answer('SELECT region, name FROM customer WHERE id > 3 ORDER BY name OFFSET 2 LIMIT 3');
+SELECT check_answer('SELECT region, name FROM customer WHERE id > 3 ORDER BY region FETCH FIRST 1 ROW WITH TIES');
 SELECT prepack.reset_speculation();
 
 -- 12: blocks of a statement, each from a table of its own

@@ -187,6 +187,90 @@ REVOKE ALL ON SCHEMA prepack FROM regress_trapped;
 DROP OWNED BY regress_trapped;
 DROP ROLE regress_trapped;
 
+-- 19: names that come to mean something else: shadowed in an earlier schema, replaced, renamed
+CREATE SCHEMA early;
+SET search_path = early, traps;
+CREATE TABLE traps.item AS SELECT i AS id, 'n' || i AS name,
+    timestamptz '2024-06-01 00:00+00' + i * interval '1 hour' AS at FROM generate_series(1, 100) i;
+ANALYZE item;
+SELECT prepack.materialize('SELECT count(*) FROM item') > 0 AS built;
+CREATE TABLE early.item AS SELECT 1 AS id;
+SELECT check_answer('SELECT count(*) FROM item'), count(*) FROM item;
+DROP TABLE early.item;
+SELECT check_answer('SELECT count(*) FROM item'), count(*) FROM item;
+CREATE FUNCTION traps.f(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
+CREATE FUNCTION traps.g(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN f($1); END';
+SELECT prepack.materialize('SELECT id FROM item WHERE f(id) > 90') > 0 AS built;
+SELECT prepack.materialize('SELECT name FROM item WHERE g(id) > 90') > 0 AS built_of_a_caller;
+SELECT check_answer('SELECT id FROM item WHERE f(id) > 90'), check_answer('SELECT name FROM item WHERE g(id) > 90');
+CREATE FUNCTION early.f(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN -$1; END';
+SELECT check_answer('SELECT id FROM item WHERE f(id) > 90'), check_answer('SELECT name FROM item WHERE g(id) > 90'),
+    count(*) FROM item WHERE f(id) > 90;
+DROP FUNCTION early.f;
+CREATE FUNCTION traps.h(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + 1';
+SELECT prepack.materialize('SELECT id FROM item WHERE h(id) > 50') > 0 AS built;
+SELECT check_answer('SELECT id FROM item WHERE h(id) > 50');
+CREATE OR REPLACE FUNCTION traps.h(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 - 1';
+SELECT check_answer('SELECT id FROM item WHERE h(id) > 50'), count(*) FROM item WHERE h(id) > 50;
+SELECT prepack.materialize('SELECT id FROM item WHERE id > 70') > 0 AS built;
+SELECT check_answer('SELECT id FROM item WHERE id > 70');
+CREATE OPERATOR early.> (LEFTARG = int, RIGHTARG = int, FUNCTION = int4lt);
+SET search_path = early, pg_catalog, traps;
+SELECT check_answer('SELECT id FROM item WHERE id > 70'), count(*) FROM item WHERE id > 70;
+DROP OPERATOR early.> (int, int);
+SET search_path = early, traps;
+CREATE VIEW traps.recent AS SELECT id FROM item WHERE id > 10;
+SELECT prepack.materialize('SELECT count(*) FROM recent') > 0 AS built;
+SELECT check_answer('SELECT count(*) FROM recent');
+CREATE OR REPLACE VIEW traps.recent AS SELECT id FROM item WHERE id > 20;
+SELECT check_answer('SELECT count(*) FROM recent'), count(*) FROM recent;
+DROP VIEW recent;
+SELECT prepack.materialize('SELECT id, name FROM item WHERE id > 80') > 0 AS built;
+ALTER TABLE item ALTER name TYPE varchar(20);
+SELECT check_answer('SELECT id, name FROM item WHERE id > 80');
+SELECT prepack.materialize('SELECT id, name FROM item WHERE id > 80') > 0 AS built;
+ALTER TABLE item RENAME name TO label;
+ALTER TABLE item ADD name text DEFAULT 'new';
+SELECT check_answer('SELECT id, name FROM item WHERE id > 80'), max(name) FROM item WHERE id > 80;
+SELECT prepack.materialize('SELECT id, label FROM item WHERE id > 80') > 0 AS built;
+ALTER TABLE item DROP name;
+SELECT check_answer('SELECT id, label FROM item WHERE id > 80');
+SELECT prepack.materialize('SELECT id, label FROM item WHERE id > 80') > 0 AS built;
+ALTER TABLE item RENAME TO thing;
+CREATE TABLE traps.item AS SELECT 99 AS id, 'other' AS label;
+SELECT check_answer('SELECT id, label FROM item WHERE id > 80'), max(label) FROM item WHERE id > 80;
+DROP TABLE item;
+ALTER TABLE thing RENAME TO item;
+
+-- 19: a type that gets an equality of its own after it was grouped by
+CREATE TYPE traps.pair AS (a int, b int);
+CREATE TABLE traps.pairs AS SELECT row(i % 3, i % 2)::pair AS p FROM generate_series(1, 20) i;
+ANALYZE pairs;
+SELECT prepack.materialize('SELECT p, count(*) FROM pairs GROUP BY p') > 0 AS built;
+SELECT prepack.materialize('SELECT DISTINCT p FROM pairs') > 0 AS built_distinct;
+SELECT prepack.materialize('SELECT count(DISTINCT p) FROM pairs') > 0 AS built_inside;
+SELECT check_answer('SELECT p, count(*) FROM pairs GROUP BY p'), check_answer('SELECT DISTINCT p FROM pairs'),
+    check_answer('SELECT count(DISTINCT p) FROM pairs');
+CREATE FUNCTION traps.pair_lt(pair, pair) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1.a < $2.a';
+CREATE FUNCTION traps.pair_eq(pair, pair) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1.a = $2.a';
+CREATE FUNCTION traps.pair_cmp(pair, pair) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1.a - $2.a';
+CREATE OPERATOR traps.= (LEFTARG = pair, RIGHTARG = pair, FUNCTION = pair_eq, MERGES, COMMUTATOR = OPERATOR(traps.=));
+CREATE OPERATOR traps.< (LEFTARG = pair, RIGHTARG = pair, FUNCTION = pair_lt);
+CREATE OPERATOR CLASS traps.pair_ops DEFAULT FOR TYPE pair USING btree AS
+    OPERATOR 1 traps.<, OPERATOR 3 traps.=, FUNCTION 1 pair_cmp(pair, pair);
+SELECT count(*) FROM (SELECT p FROM pairs GROUP BY p) q;
+SELECT check_answer('SELECT p, count(*) FROM pairs GROUP BY p'), check_answer('SELECT DISTINCT p FROM pairs'),
+    check_answer('SELECT count(DISTINCT p) FROM pairs');
+
+-- 23: the time zone, and what is declared stable but gives the transaction a number
+SELECT prepack.materialize('SELECT id, at::text FROM item WHERE id > 90') > 0 AS built;
+SELECT check_answer('SELECT id, at::text FROM item WHERE id > 90');
+SET TimeZone = 'Asia/Tokyo';
+SELECT check_answer('SELECT id, at::text FROM item WHERE id > 90');
+RESET TimeZone;
+SELECT prepack.materialize('SELECT txid_current(), id FROM item');
+SELECT prepack.materialize('SELECT id FROM item WHERE pg_current_xact_id() IS NOT NULL');
+
 SET client_min_messages = error;
 SELECT prepack.reset_speculation() >= 0 AS reset;
-DROP SCHEMA traps CASCADE;
+DROP SCHEMA traps, early CASCADE;

@@ -12,6 +12,7 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "utils/acl.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
@@ -65,12 +66,21 @@ domain_is_volatile(Oid type)
 	return found;
 }
 
+/* True for functions that are declared stable, but give the transaction a number of its own. */
+static bool
+takes_transaction_id(Oid function, void *context)
+{
+	return function == F_TXID_CURRENT || function == F_PG_CURRENT_XACT_ID;
+}
+
 /* Looks for the calls that contain_volatile_functions() does not see. */
 static bool
 hidden_walker(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
+	if (check_functions_in_node(node, takes_transaction_id, NULL))
+		return true;
 	switch (nodeTag(node))
 	{
 		case T_Aggref:

@@ -13,9 +13,57 @@
 #include "catalog/pg_am.h"
 #include "commands/defrem.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "utils/lsyscache.h"
+#include "utils/typcache.h"
 
 #include "compat.h"
+
+/* ---- an equality that changed ------------------------------------------------------------- */
+
+/* True when rows were made distinct by another equality than the one that their types have now. */
+static bool
+regrouped(List *clauses, List *target_list)
+{
+	ListCell *lc;
+
+	foreach (lc, clauses)
+	{
+		const SortGroupClause *clause = lfirst(lc);
+		Oid type = exprType(get_sortgroupclause_expr(lfirst(lc), target_list));
+
+		if (clause->eqop != lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr)
+			return true;
+	}
+	return false;
+}
+
+/* Walker over a definition: groups, rows and aggregates' arguments that are distinct. */
+static bool
+regrouped_walker(Node *node, void *context)
+{
+	Query *query = (Query *) node;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Aggref))
+		if (regrouped(castNode(Aggref, node)->aggdistinct, castNode(Aggref, node)->args))
+			return true;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, regrouped_walker, context);
+	return regrouped(query->groupClause, query->targetList) ||
+	       regrouped(query->distinctClause, query->targetList) ||
+	       query_tree_walker(query, regrouped_walker, context, 0);
+}
+
+/* A type may get an operator class later, whose equality GROUP BY and DISTINCT then mean. */
+bool
+speql_equality_changed(const Query *definition)
+{
+	return regrouped_walker((Node *) unconstify(Query *, definition), NULL);
+}
+
+/* ---- what may be asked ---------------------------------------------------------------------- */
 
 typedef struct Asking
 {

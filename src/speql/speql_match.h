@@ -132,6 +132,12 @@ extern bool speql_equal_is_identical(Oid type, Oid collation);
 /* ---- one value for several equal ones (speql_equal.c) ---- */
 
 /*
+ * True when a definition groups, or makes distinct, by another equality than a type has by now:
+ * since it was built, the type got an operator class, or another one.
+ */
+extern bool speql_equality_changed(const Query *definition);
+
+/*
  * True when the table has one row for values that are equal but not identical (1.0 and 1.00), and
  * the block asks of them what equality does not tell (their text, their scale).
  */

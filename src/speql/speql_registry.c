@@ -324,7 +324,8 @@ speql_registry_candidates(uint64 env)
 		CachedForm *cached = form_of_table(raw->table.id, raw->text);
 		SpeqlCandidate *c;
 
-		if (cached == NULL || !speql_calls_unchanged(&raw->table))
+		if (cached == NULL || !speql_calls_unchanged(&raw->table) ||
+		    speql_equality_changed(cached->form->source))
 		{
 			speql_count(SPEQL_R_FUNCTION);
 			speql_registry_kill(raw->table.id);
