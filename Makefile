@@ -55,7 +55,8 @@ TESTS         = test_alloc test_arch test_chat test_conn test_copies test_cpu_at
                 test_label test_models test_pack test_packed test_prompt test_quant test_remote \
                 test_remote_jobs test_remote_stream test_safetensors test_sample test_sched \
                 test_sched_load test_server test_server_model test_server_remote test_sim test_stop \
-                test_thread test_tok_load test_tokenizer test_unicode test_weights test_wire
+                test_thread test_tok_load test_tokenizer test_unicode test_weights test_wire \
+                test_wire_storm
 FUZZ          = fuzz_gguf fuzz_grammar fuzz_json fuzz_remote fuzz_safetensors fuzz_studio fuzz_tokenizer \
                 fuzz_wire
 BENCHES       = bench_gpu bench_grammar bench_ops
