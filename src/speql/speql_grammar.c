@@ -151,7 +151,7 @@ write_literals(Writer *w)
 {
 	SpeqlRules *r = &w->rules;
 
-	speql_rule_chars(r, DIGITS, "0123456789", 1, 6);
+	speql_rule_chars(r, DIGITS, "0123456789", 1, 4); /* products fit an integer */
 	ONE(r, NUM, "%g%g", DIGITS, FRACTION);
 	speql_rule(r, FRACTION);
 	speql_alt(r, "");
