@@ -49,6 +49,8 @@ connecting(Link *link)
 {
 	PostgresPollingStatusType next = PQconnectPoll(link->conn);
 
+	if (PQstatus(link->conn) == CONNECTION_AWAITING_RESPONSE)
+		link->reached = true;
 	if (next == PGRES_POLLING_FAILED || !watch(link))
 	{
 		session_link_lost(link);
@@ -87,6 +89,7 @@ link_start(Link *link, const char *password)
 		values[n++] = tab->database;
 	}
 	link->socket = -1;
+	link->reached = false;
 	link->conn = PQconnectStartParams(names, values, 1);
 	if (link->conn == NULL || PQstatus(link->conn) == CONNECTION_BAD || !watch(link))
 		return false;

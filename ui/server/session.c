@@ -75,7 +75,8 @@ session_open(Tab *tab, StudioMessage *message)
 	take(&tab->user, &message->user);
 	take(&tab->database, &message->database);
 	tab->wants = true;
-	tab->attempts = -1;
+	tab->entered = false;
+	tab->attempts = 0;
 	start_links(tab, message->password);
 }
 
@@ -101,6 +102,7 @@ session_link_ready(Link *link)
 
 	if (!tab->main.ready || !tab->side.ready)
 		return;
+	tab->entered = true;
 	tab->attempts = 0;
 	text_format(&out, "{\"t\":\"ready\",\"pid\":%d,\"side_pid\":%d,\"version\":%d,\"user\":",
 	            PQbackendPID(tab->main.conn), PQbackendPID(tab->side.conn),
@@ -123,7 +125,10 @@ pause_ms(const Tab *tab)
 	return ms;
 }
 
-/* A link failed or was lost: tells the page, and tries again unless a person must do something. */
+/*
+ * A link failed or was lost: tells the page, and tries again unless a person must do something, which
+ * is when a server refuses who has not been in.
+ */
 void
 session_link_lost(Link *link)
 {
@@ -137,7 +142,7 @@ session_link_lost(Link *link)
 	text_puts(&why, link->conn == NULL ? "out of memory" : PQerrorMessage(link->conn));
 	text_add(&why, "", 1);
 	end_links(tab);
-	if (tab->attempts < 0 || needs_password)
+	if (needs_password || (!tab->entered && link->reached))
 	{
 		tab->wants = false;
 		send_text(tab, "login", why.failed ? "" : why.data, 0);

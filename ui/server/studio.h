@@ -43,6 +43,7 @@ struct Link
 	PGconn *conn;
 	struct lws *wsi;          /* the loop's handle of a duplicate of the socket */
 	int socket;               /* of conn, when wsi was made */
+	bool reached;             /* a server is there */
 	bool ready;               /* connected and logged in */
 	bool busy;                /* a statement runs */
 	bool paused;              /* not read further until the page has taken what is queued */
@@ -77,6 +78,7 @@ struct Tab
 	Link main, side;
 	char *user, *database; /* as asked for, or NULL; outlive a lost connection */
 	bool wants;            /* a database session */
+	bool entered;          /* it was there once */
 	int attempts;          /* failed ones since the last success */
 	lws_sorted_usec_list_t timer;
 

@@ -50,7 +50,7 @@ const bridge = new Bridge({
   lost(message, retryMs) {
     connected(false);
     by("session").textContent = "reconnecting…";
-    trouble(`The connection was lost: ${message.trim()}. Trying again in ${duration(retryMs)}.`);
+    trouble(`There is no connection: ${message.trim()}. Trying again in ${duration(retryMs)}.`);
   },
   refused(code, message) {
     if (code === "busy" || code === "offline") finished();

@@ -2,6 +2,7 @@
 import { closeBrowser, runAll } from "./harness";
 import "./bridge.test";
 import "./page.test";
+import "./states.test";
 
 const failed = await runAll();
 await closeBrowser();

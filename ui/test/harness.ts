@@ -29,10 +29,10 @@ export class Studio {
     child.stderr!.on("data", (piece) => { this.words += piece; });
   }
 
-  static async start(database = "postgres", user = "postgres"): Promise<Studio> {
+  static async start(database = "postgres", user = "postgres", host = SOCKETS): Promise<Studio> {
     /* Under ASan, freed memory must not count as held. */
     const env = { ASAN_OPTIONS: "quarantine_size_mb=2", ...process.env };
-    const child = spawn(process.env.STUDIO!, ["--ui", "dist", `host=${SOCKETS} user=${user} dbname=${database}`], { env });
+    const child = spawn(process.env.STUDIO!, ["--ui", "dist", `host=${host} user=${user} dbname=${database}`], { env });
     const studio = new Studio(child);
     await until("a link is printed", () => studio.words.includes("#"));
     return studio;
@@ -102,14 +102,16 @@ export class Client {
 
 let browser: Browser | null = null;
 
-// A page of its own context, failing on errors of scripts and of the content policy.
-export async function openPage(studio: Studio, width = 1280, height = 720, dark = false): Promise<Page & { faults: string[] }> {
+// A page of its own context, noting errors of scripts and of the content policy; it waits for a session or for the
+// question who it is.
+export async function openPage(studio: Studio, { width = 1280, height = 720, dark = false, waits = true } = {}): Promise<Page & { faults: string[] }> {
   browser ??= await chromium.launch({ executablePath: process.env.CHROMIUM, args: process.getuid?.() === 0 ? ["--no-sandbox"] : [] });
   const context = await browser.newContext({ viewport: { width, height }, colorScheme: dark ? "dark" : "light", permissions: ["clipboard-read", "clipboard-write"] });
   const page = Object.assign(await context.newPage(), { faults: [] as string[] });
   page.on("pageerror", (e) => page.faults.push(String(e)));
   page.on("console", (m) => { if (m.type() === "error" && !m.text().includes("WebSocket")) page.faults.push(m.text()); });
   await page.goto(await studio.link());
+  if (!waits) return page;
   // Not waitForFunction: it may evaluate a string, which the content policy forbids.
   await until("the page is ready", () => page.evaluate(() =>
     !(document.getElementById("run") as HTMLButtonElement).disabled || !document.getElementById("login")!.hidden));

@@ -4,26 +4,10 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { Page } from "playwright-core";
 import { check, openPage, prepare, Studio, test, until } from "./harness";
+import { runQuery, text, write } from "./page";
 
 const QUERY = "SELECT c.name, count(*) AS sales, sum(s.amount) AS total\nFROM sale s JOIN city c ON c.id = s.city_id\nWHERE s.day >= date '2026-06-01'\nGROUP BY c.name ORDER BY total DESC";
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-
-const text = (page: Page, selector: string): Promise<string> => page.locator(selector).innerText();
-
-// Puts a text into the editor as typing does, in place of what is there.
-async function write(page: Page, sql: string): Promise<void> {
-  await page.locator(".cm-content").click();
-  await page.keyboard.press("Control+A");
-  await page.keyboard.press("Delete");
-  await page.keyboard.insertText(sql);
-}
-
-// Runs what is written and waits for its end.
-async function runQuery(page: Page, sql: string): Promise<void> {
-  await write(page, sql);
-  await page.keyboard.press("Control+Enter");
-  await until(`the end of ${sql.slice(0, 40)}`, async () => /^(failed after )?[\d.]+ m?s/.test(await text(page, "#origin")), 60);
-}
 
 // Violations of accessibility rules.
 async function violations(page: Page): Promise<string> {
@@ -232,15 +216,6 @@ test("page: a wrong password asks again, a right one works, none is kept", async
   await other.context().close();
 });
 
-test("page: a database without the extension is a plain SQL page", async () => {
-  const plain = await Studio.start("plain"), other = await openPage(plain);
-  await until("advice", async () => (await text(other, "#trouble")).includes("CREATE EXTENSION"));
-  await runQuery(other, "SELECT 42 AS answer");
-  await until("its row", async () => (await text(other, "#grid")).includes("42"));
-  await other.context().close();
-  await plain.stop();
-});
-
 test("page: no accessibility violations: light, dark, narrow, every view", async () => {
   await runQuery(page, QUERY);
   for (const value of ["grid", "chart", "plan"]) {
@@ -250,7 +225,7 @@ test("page: no accessibility violations: light, dark, narrow, every view", async
   }
   await page.selectOption("#view", "grid");
   for (const [width, height, dark] of [[1280, 720, true], [390, 844, false]] as const) {
-    const other = await openPage(studio, width, height, dark);
+    const other = await openPage(studio, { width, height, dark });
     await runQuery(other, "SELECT name, id FROM city");
     check((await violations(other)) === "", `${width}: ${await violations(other)}`);
     const wide = await other.evaluate(() => document.documentElement.scrollWidth);
