@@ -126,8 +126,8 @@ pause_ms(const Tab *tab)
 }
 
 /*
- * A link failed or was lost: tells the page, and tries again unless a person must do something, which
- * is when a server refuses who has not been in.
+ * A link failed or was lost: tells the page, and tries again unless a person must do something,
+ * which is when a server refuses who has not been in.
  */
 void
 session_link_lost(Link *link)
