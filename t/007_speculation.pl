@@ -62,11 +62,11 @@ my $storm = join("\n", 'SET prepack.speculation = materialize;',
 my $start = time;
 like($node->safe_psql('postgres', $storm
 	  . "\nSELECT 'builds: ' || count(*) FROM prepack.speculation_tables WHERE state = 'building';"),
-	qr/builds: [01]$/, 'two hundred edits have one build at most in flight');
+	qr/builds: [01]$/, '13: two hundred edits have one build at most in flight');
 diag(sprintf '200 edits: %.0f ms', 1000 * (time - $start));
-ok(wait_until("SELECT count(*) = 0 FROM prepack.speculation_tables WHERE state = 'building'"), 'no build is left');
+ok(wait_until("SELECT count(*) = 0 FROM prepack.speculation_tables WHERE state = 'building'"), '13: no build is left');
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE relation = 'sale'::regclass"), '0',
-	'no lock is left');
+	'13: no lock is left');
 
 # 24: the quota
 $node->safe_psql('postgres',
@@ -74,10 +74,10 @@ $node->safe_psql('postgres',
     SELECT pg_reload_conf()");
 usleep(200_000);
 my ($rc, $stdout, $stderr) = $node->psql('postgres', "SELECT prepack.materialize('SELECT id, city, amount FROM sale')");
-like($stderr, qr/could not be built/, 'a table over the quota is not built');
+like($stderr, qr/could not be built/, '24: a table over the quota is not built');
 cmp_ok($node->safe_psql('postgres', "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class
     WHERE relnamespace = 'prepack'::regnamespace AND relname LIKE 'speculation\\_%' AND relkind = 'r'"),
-	'<=', 1.01 * 1024 * 1024, 'nothing over the quota is left on disk');
+	'<=', 1.01 * 1024 * 1024, '24: nothing over the quota is left on disk');
 $node->safe_psql('postgres', "ALTER SYSTEM RESET prepack.speculation_max_bytes; SELECT pg_reload_conf()");
 
 # 14, 25: a long build is cancelled by DDL on what it reads
@@ -90,22 +90,33 @@ my $typist = IPC::Run::start(
 	[ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$tin, '>', \$tout, $timer);
 $tin = $begin;
 $typist->pump_nb;
-ok(wait_until("SELECT count(*) > 0 FROM prepack.speculation_tables WHERE state = 'building'"), 'a long build runs');
+ok(wait_until("SELECT count(*) > 0 FROM prepack.speculation_tables WHERE state = 'building'"), '14: a long build runs');
 $start = time;
 $node->safe_psql('postgres', 'ALTER TABLE sale ADD COLUMN note text');
 my $took = time - $start;
-cmp_ok($took, '<', 1.0, sprintf('DDL does not wait for a build (%.0f ms)', 1000 * $took));
+cmp_ok($took, '<', 1.0, sprintf('25: DDL does not wait for a build (%.0f ms)', 1000 * $took));
 
 # a newer text that has no use for a build cancels it
 $tin = "SELECT prepack.speculate('$long ') > 0;\n";
 $typist->pump_nb;
-ok(wait_until("SELECT count(*) > 0 FROM prepack.speculation_tables WHERE state = 'building'"), 'it is built again');
+ok(wait_until("SELECT count(*) > 0 FROM prepack.speculation_tables WHERE state = 'building'"), '14: it is built again');
 $start = time;
 $tin = "SELECT prepack.speculate('SELECT 1') > 0;\n";
 $typist->pump_nb;
 ok(wait_until("SELECT count(*) = 0 FROM prepack.speculation_tables WHERE state = 'building'"),
-	'a newer text ends it');
+	'14: a newer text ends it');
 diag(sprintf 'cancelled after %.0f ms, the poll included', 1000 * (time - $start));
+
+# 15: a query that is submitted while a table is built for its text runs beside the build, and ends it
+(my $longer = $long) =~ s/60000/50000/g;
+$tin = "SELECT prepack.speculate('$longer') > 0;\n";
+$typist->pump_nb;
+ok(wait_until("SELECT count(*) > 0 FROM prepack.speculation_tables WHERE state = 'building' AND definition ~ '50000'"),
+	'15: what is built is shown');
+$tin = "SELECT 'own ' || count(*) FROM sale WHERE id <= 7;\n";
+$typist->pump until $tout =~ /own \d/;
+like($tout, qr/own 7$/m, '15: a query is answered beside it');
+ok(wait_until("SELECT count(*) = 0 FROM prepack.speculation_tables WHERE state = 'building'"), '15: and ends it');
 
 # DROP DATABASE beside a worker
 $node->safe_psql('postgres', 'CREATE DATABASE other');
@@ -117,7 +128,7 @@ $other->pump until $oout =~ /fed/;
 $oin = "\\q\n";
 $other->finish;
 $node->safe_psql('postgres', 'DROP DATABASE other');
-pass('a database with a typing session is dropped');
+pass('25: a database with a typing session is dropped');
 
 # 20: kill -9 of a worker: the cluster restarts, tables of before are neither served nor left
 typed($query, 'SELECT 1');
@@ -138,25 +149,25 @@ for (1 .. 300)
 	$up = eval { ($node->psql('postgres', 'SELECT 1'))[0] == 0 } && $_ > 5;
 	last if $up;
 }
-ok($up, 'the cluster is back after kill -9 of a worker');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM prepack.speculation_tables'), '0', 'the registry is empty');
+ok($up, '20: the cluster is back after kill -9 of a worker');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM prepack.speculation_tables'), '0', '20: the registry is empty');
 unlike($node->safe_psql('postgres', "EXPLAIN (COSTS OFF) $query"), qr/Prepack Speculation/,
-	'no table of before is used');
-cmp_ok($before, '>', 0, 'there were tables on disk');
+	'20: no table of before is used');
+cmp_ok($before, '>', 0, '20: there were tables on disk');
 typed('SELECT count(*) FROM sale', 'SELECT 1');
-is($node->safe_psql('postgres', "SELECT prepack.reset_speculation() >= 0"), 't', 'reset sweeps');
+is($node->safe_psql('postgres', "SELECT prepack.reset_speculation() >= 0"), 't', '20: reset sweeps');
 ok(wait_until("SELECT count(*) = 0 FROM pg_class WHERE relname LIKE 'speculation\\_%' AND relkind = 'r'
-    AND relnamespace = 'prepack'::regnamespace"), 'orphans are dropped');
+    AND relnamespace = 'prepack'::regnamespace"), '20: orphans are dropped');
 
 # a prepared transaction that wrote a table is a writer until it is resolved
 $node->safe_psql('postgres', "BEGIN; INSERT INTO sale (id, city, amount) VALUES (0, 1, 1); PREPARE TRANSACTION 'p'");
 $node->restart;
 ($rc, $stdout, $stderr) = $node->psql('postgres',
 	"SET statement_timeout = '2s'; SELECT prepack.materialize('SELECT count(*) FROM sale')");
-like($stderr, qr/statement timeout/, 'nothing is built beside a prepared transaction that writes');
+like($stderr, qr/statement timeout/, '20: nothing is built beside a prepared transaction that writes');
 $node->safe_psql('postgres', "COMMIT PREPARED 'p'");
 is($node->safe_psql('postgres', "SELECT prepack.materialize('SELECT count(*) FROM sale') > 0;
-    SET prepack.test_fault = 'ignore_cost'; SELECT count(*) FROM sale"), "t\n400001", 'and after it all is right');
+    SET prepack.test_fault = 'ignore_cost'; SELECT count(*) FROM sale"), "t\n400001", '20: and after it all is right');
 
 # DROP EXTENSION takes the tables along
 $node->safe_psql('postgres', 'DROP EXTENSION prepack CASCADE');

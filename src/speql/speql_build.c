@@ -383,16 +383,26 @@ static bool
 describe(SpeqlTable *table, Query *definition, Snapshot snapshot)
 {
 	char *text = nodeToString(definition);
-	char *sql = pg_get_querydef(copyObject(definition), false);
 	Size size = EstimateSnapshotSpace(snapshot);
 	char *serialised = palloc(size);
 
 	SerializeSnapshot(snapshot, serialised);
 	table->definition = speql_store(text, strlen(text) + 1);
-	table->sql = speql_store(sql, strlen(sql) + 1);
 	table->snapshot = speql_store(serialised, size);
-	return DsaPointerIsValid(table->definition) && DsaPointerIsValid(table->sql) &&
-	       DsaPointerIsValid(table->snapshot);
+	return DsaPointerIsValid(table->definition) && DsaPointerIsValid(table->snapshot);
+}
+
+/* Tells the views what is being built; false when there is no room. */
+static bool
+announce(SpeqlTable *table, Query *definition)
+{
+	char *sql = pg_get_querydef(copyObject(definition), false);
+	dsa_pointer stored = speql_store(sql, strlen(sql) + 1);
+
+	LWLockAcquire(speql_shared->lock, LW_EXCLUSIVE);
+	table->sql = stored;
+	LWLockRelease(speql_shared->lock);
+	return DsaPointerIsValid(stored);
 }
 
 /* Makes the position of an error one in the text that was given, not in the caller's statement. */
@@ -561,6 +571,9 @@ speql_build(Query *definition, SpeqlTableKind kind, List *compared, uint64 env,
 	if (table == NULL)
 		return 0;
 	speql_registry_publish_at_commit(table);
+	*problem = "no shared memory";
+	if (!announce(table, definition))
+		return 0;
 	*problem = "tables cannot be tracked";
 	if (!all_tracked_kind(relids) || !speql_calls_note(table, definition, &calls) ||
 	    !track(table, relids, calls))

@@ -214,7 +214,7 @@ pp_speculation_tables(PG_FUNCTION_ARGS)
 
 		if (t->state == SPEQL_TABLE_FREE || t->dbid != MyDatabaseId || !may_see(t->roleid))
 			continue;
-		if (t->state != SPEQL_TABLE_BUILDING && DsaPointerIsValid(t->sql))
+		if (DsaPointerIsValid(t->sql))
 			sqls[n] = pstrdup(speql_text(t->sql));
 		tables[n++] = *t;
 	}
