@@ -79,7 +79,7 @@ test("bridge: NULLs, bytes, errors, notices, many statements, COPY", async () =>
   const [row] = (await client.until("rows")).rows;
   check(row[0] === null && row[1] === "" && row[2] === '\x01"\\é' && row[3].bytes === 100000 && row[3].cut === "é".repeat(32768), JSON.stringify(row).slice(0, 200));
   check((await client.until("notice")).notice.message === "hm" && (await client.until("error")).error.code === "22012", "no notice or error");
-  for (const [id, sql] of [[2, "COPY city TO STDOUT"], [3, "COPY city FROM STDIN"]] as const) {
+  for (const [id, sql] of [[2, "COPY nation TO STDOUT"], [3, "COPY nation FROM STDIN"]] as const) {
     client.send({ t: "run", id, sql });
     await until("COPY ends", () => client.got.some((m) => m.t === "done" && m.id === id));
     check(client.got.some((m) => m.t === "error" && m.id === id), "COPY gives no error");

@@ -15,6 +15,7 @@ export async function write(page: Page, sql: string): Promise<void> {
 
 // Runs what is written and waits for its end.
 export async function runQuery(page: Page, sql: string): Promise<void> {
+  await until("nothing runs", async () => !(await page.locator("#run").isDisabled()));
   await write(page, sql);
   await page.keyboard.press("Control+Enter");
   await until(`the end of ${sql.slice(0, 40)}`, async () => /^(failed after )?[\d.]+ m?s/.test(await text(page, "#origin")), 60);

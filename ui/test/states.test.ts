@@ -30,10 +30,10 @@ test("states: no server: the page says so, and is there when it comes", async ()
 
 test("states: calls to models: an estimate, progress, Cancel", async () => {
   const studio = await Studio.start(), page = await openPage(studio);
-  await write(page, "SELECT prepack.generate(name, model => 'dummy') FROM city");
-  await until("rows are estimated", async () => (await text(page, "#estimate")).includes("about 40 rows to the model"));
-  await runQuery(page, "SELECT prepack.generate(name, model => 'dummy') FROM city");
-  await write(page, "SELECT prepack.generate(name, model => 'dummy') FROM city WHERE id > 0");
+  await write(page, "SELECT prepack.generate(n_name, model => 'dummy') FROM nation");
+  await until("rows are estimated", async () => (await text(page, "#estimate")).includes("about 25 rows to the model"));
+  await runQuery(page, "SELECT prepack.generate(n_name, model => 'dummy') FROM nation");
+  await write(page, "SELECT prepack.generate(n_name, model => 'dummy') FROM nation WHERE n_nationkey >= 0");
   await until("tokens and time are estimated", async () => /rows to the model, [\d,]+ tokens, [\d.]+ m?s/.test(await text(page, "#estimate")));
   await write(page, "SELECT count(prepack.generate('item ' || i, model => 'dummy')) FROM generate_series(1, 50000000) i");
   await page.keyboard.press("Control+Enter");
