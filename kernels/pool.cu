@@ -56,7 +56,8 @@ __launch_bounds__(LSE_THREADS) logsumexp_kernel(float *lse, const float *logits,
 	float max = -INFINITY;
 	float sum = 0.0f;
 
-	for (uint32_t i = threadIdx.x; i < n_vocab; i += blockDim.x)
+#pragma unroll 8 /* loads on their way at once: a row is read by one multiprocessor */
+	for (uint32_t i = threadIdx.x; i < n_vocab; i += LSE_THREADS)
 		max = fmaxf(max, row[i]);
 	for (int step = 16; step > 0; step /= 2)
 		max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, step));
@@ -65,7 +66,8 @@ __launch_bounds__(LSE_THREADS) logsumexp_kernel(float *lse, const float *logits,
 	__syncthreads();
 	for (uint32_t i = 0; i < LSE_THREADS / 32; i++)
 		max = fmaxf(max, sums[i]);
-	for (uint32_t i = threadIdx.x; i < n_vocab; i += blockDim.x)
+#pragma unroll 8
+	for (uint32_t i = threadIdx.x; i < n_vocab; i += LSE_THREADS)
 		sum += expf(row[i] - max);
 	sum = cuda_block_sum(sum, sums);
 	if (threadIdx.x == 0)

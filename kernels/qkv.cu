@@ -7,12 +7,12 @@
  *	is
  *
  * Two kernels, chosen by the shape alone. qkv_wide, for heads of 32, 64, 128 and 256: a block takes
- * one token, or four where that fills the card; eight elements a thread, so a head is 4 to 32 lanes
- * and pairs that turn together change lanes by shuffles. qkv_kernel, for any head: a block of 8
- * warps a token, a warp a head, the head in shared memory as float. Both have the cosines of a
- * token's position in shared memory before the kernel in front ends. The angle is the float product
- * of position and inverse frequency, as in the reference. Tokens with nowhere to go (beyond the
- * real ones of a recorded pass) write q alone.
+ * one token, four where that fills the card, or some heads of one where tokens are few; eight
+ * elements a thread, so a head is 4 to 32 lanes and pairs that turn together change lanes by
+ * shuffles. qkv_kernel, for any head: a block of 8 warps a token, a warp a head, the head in shared
+ * memory as float. Both have the cosines of a token's position in shared memory before the kernel
+ * in front ends. The angle is the float product of position and inverse frequency, as in the
+ * reference. Tokens with nowhere to go (beyond the real ones of a recorded pass) write q alone.
  */
 #include <string.h>
 
@@ -252,7 +252,8 @@ __launch_bounds__(THREADS) qkv_wide(qkv_args a, uint32_t n_block)
 	}
 	cuda_wait_before();
 	__syncthreads();
-	for (uint32_t g = threadIdx.x / LANES; g < n_tokens * n; g += THREADS / LANES)
+	for (uint32_t g = (blockIdx.y * THREADS + threadIdx.x) / LANES; g < n_tokens * n;
+	     g += gridDim.y * THREADS / LANES)
 	{
 		const uint32_t t = t0 + g / n;
 		const uint32_t h = g % n;
@@ -282,23 +283,35 @@ is_wide(const qkv_args *a)
 	       (a->inv_freq == NULL || turned % WIDE == 0);
 }
 
+/* Launches qkv_wide: as many blocks as fill the card once. */
+template <uint32_t LANES>
+static void
+launch_wide(pp_cuda *cu, const qkv_args *a)
+{
+	const uint32_t n_sms = (uint32_t) cu->n_sms;
+	const uint32_t n_block = a->n_tokens > 4 * n_sms ? TOKENS : 1;
+	const uint32_t n_blocks = (a->n_tokens + n_block - 1) / n_block;
+	const uint32_t n_heads = a->n_heads + 2 * a->n_kv_heads;
+	const uint32_t n_parts = (n_heads * LANES + THREADS - 1) / THREADS;
+
+	cuda_launch(cu, qkv_wide<LANES>, dim3(n_blocks, n_blocks * n_parts <= n_sms ? n_parts : 1),
+	            THREADS, 0, *a, n_block);
+}
+
 /* Launches the kernel of the shape. */
 static void
 launch(pp_cuda *cu, const qkv_args *a)
 {
-	const uint32_t n_block = a->n_tokens > 4 * (uint32_t) cu->n_sms ? TOKENS : 1;
-	const uint32_t n_blocks = (a->n_tokens + n_block - 1) / n_block;
-
 	if (!is_wide(a))
 		cuda_launch(cu, qkv_kernel, a->n_tokens, 32 * WARPS, 0, *a);
 	else if (a->d == 32)
-		cuda_launch(cu, qkv_wide<4>, n_blocks, THREADS, 0, *a, n_block);
+		launch_wide<4>(cu, a);
 	else if (a->d == 64)
-		cuda_launch(cu, qkv_wide<8>, n_blocks, THREADS, 0, *a, n_block);
+		launch_wide<8>(cu, a);
 	else if (a->d == 128)
-		cuda_launch(cu, qkv_wide<16>, n_blocks, THREADS, 0, *a, n_block);
+		launch_wide<16>(cu, a);
 	else
-		cuda_launch(cu, qkv_wide<32>, n_blocks, THREADS, 0, *a, n_block);
+		launch_wide<32>(cu, a);
 }
 
 /* The device's copy of the frequencies, by content. NULL with a message. */

@@ -37,6 +37,7 @@ best_of(const float *row, uint32_t n_vocab, top_key *shared)
 {
 	top_key best = 0;
 
+#pragma unroll 8 /* loads on their way at once: a row is read by one multiprocessor */
 	for (uint32_t i = threadIdx.x; i < n_vocab; i += THREADS)
 	{
 		top_key key = key_of(row[i], i);
