@@ -4,31 +4,11 @@
  *	activate  out[T, F] = act(x[T, 0:F]) · x[T, F:2F], or act(x[T, F])    bf16, float between
  *	softcap   x = cap · tanh(x / cap)                                      float, in place
  *
- * A thread makes eight neighbours where F is a multiple of eight, else one. SiLU: arXiv 1702.03118,
- * GELU: arXiv 1606.08415, the gated forms: arXiv 2002.05202.
+ * A thread makes eight neighbours where F is a multiple of eight, else one.
  */
-#include "cuda.cuh"
+#include "activate.cuh"
 
 #define THREADS 256
-
-/* One value. */
-static __device__ float
-activation(float x, pp_act_kind act)
-{
-	switch (act)
-	{
-		case PP_ACT_SILU:
-			return x / (1.0f + __expf(-x));
-		case PP_ACT_GELU_TANH:
-			return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
-		case PP_ACT_GELU_ERF:
-			return 0.5f * x * erfcf(-0.7071067812f * x);
-		case PP_ACT_RELU:
-			return fmaxf(x, 0.0f);
-		default: /* PP_ACT_TANH */
-			return tanhf(x);
-	}
-}
 
 /* WIDTH neighbours, loaded and stored at once. */
 template <int WIDTH> struct __align__(WIDTH * sizeof(bf16)) group
@@ -55,11 +35,8 @@ __launch_bounds__(THREADS)
 	if (gated)
 		up = *(const group<WIDTH> *) (from + f);
 	for (int j = 0; j < WIDTH; j++)
-	{
-		float y = activation(__bfloat162float(gate.v[j]), ACT);
-
-		gate.v[j] = __float2bfloat16_rn(gated ? y * __bfloat162float(up.v[j]) : y);
-	}
+		gate.v[j] = gated ? activation_gated(gate.v[j], up.v[j], ACT)
+		                  : __float2bfloat16_rn(activation(__bfloat162float(gate.v[j]), ACT));
 	*(group<WIDTH> *) (out + i * WIDTH) = gate;
 }
 

@@ -76,7 +76,7 @@ fetch_step(bf16 *to, const CUtensorMap *map, uint64_t *bar, const cuda_plan &pla
 {
 	const uint32_t last = (t.key1 - 1) / PP_CUDA_PAGE;
 
-	bar_expect(bar, STEP * D * 2);
+	barrier_expect(bar, STEP * D * 2);
 	for (uint32_t half = 0; half < 2; half++)
 	{
 		/* a step may reach beyond the last page: that one comes twice, and is masked */
@@ -86,7 +86,7 @@ fetch_step(bf16 *to, const CUtensorMap *map, uint64_t *bar, const cuda_plan &pla
 		uint32_t head = t.kv_head + (attn.causal && v ? attn.n_kv_heads : 0);
 
 		for (uint32_t c = 0; c < D / 64; c++)
-			bulk_load(to + c * STEP * 64 + half * 64 * 64, map, bar, c * 64, row, head, page);
+			bulk_box4(to + c * STEP * 64 + half * 64 * 64, map, bar, c * 64, row, head, page);
 	}
 }
 
@@ -98,9 +98,9 @@ fetch_tile(hopper_shared<D> *sh, const hopper_maps *maps, const cuda_plan &plan,
 {
 	for (uint32_t s0 = t.key0 / STEP * STEP; s0 < t.key1; s0 += STEP)
 	{
-		bar_wait(&sh->k_empty[at->i], at->parity ^ 1);
+		barrier_wait(&sh->k_empty[at->i], at->parity ^ 1);
 		fetch_step<D>(sh->k[at->i], &maps->k, &sh->k_full[at->i], plan, attn, t, s0, 0);
-		bar_wait(&sh->v_empty[at->i], at->parity ^ 1);
+		barrier_wait(&sh->v_empty[at->i], at->parity ^ 1);
 		fetch_step<D>(sh->v[at->i], &maps->v, &sh->v_full[at->i], plan, attn, t, s0, 1);
 		ring_next(at);
 	}
@@ -169,13 +169,13 @@ fetch(hopper_shared<D> *sh, const hopper_maps *maps, const cuda_plan &plan, cons
 			              ROWS);
 		if (threadIdx.x >= 32)
 		{
-			bar_wait(&sh->q_empty, i % 2 ^ 1);
+			barrier_wait(&sh->q_empty, i % 2 ^ 1);
 			if (threadIdx.x == 32)
 				sh->tile = t;
 			if (t.n_rows > 0)
 				gather_queries<D>(sh, a, t);
 			fence_shared();
-			bar_arrive(&sh->q_full);
+			barrier_arrive(&sh->q_full);
 		}
 		if (t.n_rows == 0)
 			return;
@@ -237,7 +237,7 @@ give_back(uint64_t *bar)
 {
 	__syncwarp();
 	if (threadIdx.x % 32 == 0)
-		bar_arrive(bar);
+		barrier_arrive(bar);
 }
 
 /* Folds the part that ends behind those aside; last: the result stays in o. */
@@ -327,7 +327,7 @@ static __device__ __forceinline__ void
 take_values(hopper_shared<D> *sh, hopper_rows<D> &x, const attn_tile &t, bool causal,
             const ring_at &at, uint32_t s0)
 {
-	bar_wait(&sh->v_full[at.i], at.parity);
+	barrier_wait(&sh->v_full[at.i], at.parity);
 	if (!causal && s0 + STEP > t.key1)
 		clear_behind<D>(sh->v[at.i], t.key1 - s0, x.group);
 	sum_step<D>(x, (uint32_t) __cvta_generic_to_shared(sh->v[at.i]));
@@ -345,7 +345,7 @@ walk_keys(hopper_shared<D> *sh, hopper_rows<D> &x, const attn_tile &t, const cud
 	float shrink[2];
 	ring_at before;
 
-	bar_wait(&sh->k_full[at->i], at->parity);
+	barrier_wait(&sh->k_full[at->i], at->parity);
 	named_sync(BAR_TURN + (int) x.group, 256);
 	score_step<D>(x, q, (uint32_t) __cvta_generic_to_shared(sh->k[at->i]));
 	named_arrive(BAR_TURN + 1 - (int) x.group, 256);
@@ -361,7 +361,7 @@ walk_keys(hopper_shared<D> *sh, hopper_rows<D> &x, const attn_tile &t, const cud
 		const bool begins = s0 % ATTN_SPLIT == 0;
 		float max[2], sum[2];
 
-		bar_wait(&sh->k_full[at->i], at->parity);
+		barrier_wait(&sh->k_full[at->i], at->parity);
 		named_sync(BAR_TURN + (int) x.group, 256);
 		score_step<D>(x, q, (uint32_t) __cvta_generic_to_shared(sh->k[at->i]));
 		take_values<D>(sh, x, t, a.attn.causal, before, s0 - STEP);
@@ -441,7 +441,7 @@ compute(hopper_shared<D> *sh, const cuda_plan &plan, const cuda_attention &a)
 		float sum[2], inv[2];
 		size_t to[2];
 
-		bar_wait(&sh->q_full, i % 2);
+		barrier_wait(&sh->q_full, i % 2);
 		const attn_tile t = sh->tile;
 
 		if (t.n_rows == 0)
@@ -484,14 +484,14 @@ __launch_bounds__(THREADS, 1)
 
 	if (threadIdx.x == 0)
 	{
-		bar_init(&sh->q_full, LOADERS);
-		bar_init(&sh->q_empty, 8);
+		barrier_init(&sh->q_full, LOADERS);
+		barrier_init(&sh->q_empty, 8);
 		for (int i = 0; i < RING; i++)
 		{
-			bar_init(&sh->k_full[i], 1);
-			bar_init(&sh->v_full[i], 1);
-			bar_init(&sh->k_empty[i], 8);
-			bar_init(&sh->v_empty[i], 8);
+			barrier_init(&sh->k_full[i], 1);
+			barrier_init(&sh->v_full[i], 1);
+			barrier_init(&sh->k_empty[i], 8);
+			barrier_init(&sh->v_empty[i], 8);
 		}
 		fence_shared();
 	}
@@ -509,27 +509,6 @@ __launch_bounds__(THREADS, 1)
 #endif
 }
 
-typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
-                              const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                              const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-/* The driver's function that makes maps: found at run time, for nothing here links the driver. */
-static encode_fn
-find_encode()
-{
-	static encode_fn found;
-	void *at = NULL;
-	cudaDriverEntryPointQueryResult status;
-
-	if (found == NULL &&
-	    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &at, 12000, cudaEnableDefault,
-	                                     &status) == cudaSuccess &&
-	    status == cudaDriverEntryPointSuccess)
-		found = (encode_fn) at;
-	return found;
-}
-
 /* Describes keys or values: rows of a head, heads, pages; strides in elements. */
 static bool
 encode(CUtensorMap *map, const bf16 *data, uint32_t dh, const uint64_t (&n)[3],
@@ -538,13 +517,8 @@ encode(CUtensorMap *map, const bf16 *data, uint32_t dh, const uint64_t (&n)[3],
 	const cuuint64_t dims[4] = {dh, n[0], n[1], n[2]};
 	const cuuint64_t bytes[3] = {stride[0] * 2, stride[1] * 2, stride[2] * 2};
 	const cuuint32_t box[4] = {64, 64, 1, 1};
-	const cuuint32_t ones[4] = {1, 1, 1, 1};
-	encode_fn f = find_encode();
 
-	return f != NULL &&
-	       f(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *) data, dims, bytes, box, ones,
-	         CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-	         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+	return bulk_encode(map, data, 4, dims, bytes, box);
 }
 
 /* The maps of a layer. */

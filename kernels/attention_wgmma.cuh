@@ -11,9 +11,8 @@
 #ifndef PP_ATTENTION_WGMMA_CUH
 #define PP_ATTENTION_WGMMA_CUH
 
-#include <cuda.h>
-
 #include "attention_tile.cuh"
+#include "bulk_copy.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -141,61 +140,6 @@ static __device__ __forceinline__ void
 wgmma_values(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b)
 {
 	wgmma_64_values(d, a, b);
-}
-
-/* Makes a barrier for a number of arrivals. */
-static __device__ __forceinline__ void
-bar_init(uint64_t *bar, uint32_t arrivals)
-{
-	asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(
-	                 (uint32_t) __cvta_generic_to_shared(bar)),
-	             "r"(arrivals)
-	             : "memory");
-}
-
-/* Arrives. */
-static __device__ __forceinline__ void
-bar_arrive(uint64_t *bar)
-{
-	asm volatile(
-	    "mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"((uint32_t) __cvta_generic_to_shared(bar))
-	    : "memory");
-}
-
-/* Arrives and tells how many bytes copies will bring. */
-static __device__ __forceinline__ void
-bar_expect(uint64_t *bar, uint32_t bytes)
-{
-	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-	                 (uint32_t) __cvta_generic_to_shared(bar)),
-	             "r"(bytes)
-	             : "memory");
-}
-
-/* Waits for the end of the phase of that parity. */
-static __device__ __forceinline__ void
-bar_wait(uint64_t *bar, uint32_t parity)
-{
-	const uint32_t at = (uint32_t) __cvta_generic_to_shared(bar);
-
-	asm volatile("{\n.reg .pred p;\nagain:\n"
-	             "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-	             "@p bra done;\nbra again;\ndone:\n}" ::"r"(at),
-	             "r"(parity)
-	             : "memory");
-}
-
-/* A box of a tensor to shared memory; its bytes arrive at the barrier. */
-static __device__ __forceinline__ void
-bulk_load(void *to, const CUtensorMap *map, uint64_t *bar, uint32_t c0, uint32_t c1, uint32_t c2,
-          uint32_t c3)
-{
-	asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
-	             "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(
-	                 (uint32_t) __cvta_generic_to_shared(to)),
-	             "l"(map), "r"((uint32_t) __cvta_generic_to_shared(bar)), "r"(c0), "r"(c1), "r"(c2),
-	             "r"(c3)
-	             : "memory");
 }
 
 /* What this thread wrote to shared memory is seen by wgmma and the copy engine. */

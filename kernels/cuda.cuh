@@ -375,6 +375,8 @@ pp_result cuda_blas_create(pp_cuda *cu);
 void cuda_blas_destroy(pp_cuda *cu);
 /* Whether cuBLASLt multiplies this matrix, which is known before its weights are there. */
 pp_result cuda_matmul_takes(pp_cuda *cu, const pp_matrix *w);
+pp_result cuda_mlp(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_mlp *mlp,
+                   uint32_t n_tokens);
 pp_result cuda_matmul(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_matrix *w,
                       const float *dev_bias, uint32_t n_tokens);
 pp_result cuda_matmul_float(pp_backend *be, float *dev_out, const pp_act *dev_x, const pp_matrix *w,
@@ -396,6 +398,9 @@ bool cuda_skinny_takes(const pp_matrix *w);
 bool cuda_stream_takes(const pp_cuda *cu);
 struct few_args; /* matmul_few.cuh */
 cudaError_t cuda_stream(pp_cuda *cu, const few_args *few, const bf16 *x, const pp_matrix *w);
+/* out[T, F] = act(x W[0:F]ᵀ) · x W[F:2F]ᵀ, with the bits of the product and activate.cu. */
+cudaError_t cuda_stream_gated(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w,
+                              pp_act_kind act, uint32_t n_tokens);
 
 /* quant.cu: src is on the device, rows of blocks row_bytes apart */
 size_t cuda_quant_bytes(uint32_t n_rows, uint32_t n_cols, uint32_t bits);

@@ -530,6 +530,44 @@ cuda_matmul(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_matri
 	return multiply(cu, algo, cuda_act(dev_out), cuda_act(dev_x), w, bias16, n);
 }
 
+/* hidden = act(gate) · up by one kernel where the one for few tokens serves; else by two. */
+static pp_result
+run_gated(pp_backend *be, const pp_act *dev_x, const pp_mlp *mlp, uint32_t n_tokens)
+{
+	pp_cuda *cu = cuda_of(be);
+	const uint32_t n = cuda_bound_tokens(cu, n_tokens);
+	const blas_algo *algo;
+	pp_result result;
+
+	if (mlp->gated && mlp->dev_in_bias == NULL && mlp->in->data != NULL && mlp->in->fp8 == NULL &&
+	    cuda_stream_takes(cu))
+	{
+		if ((algo = algo_of(cu, mlp->in, n, NULL)) == NULL)
+			return cu->failed ? PP_E_DEVICE : PP_E_UNSUPPORTED;
+		if (n <= algo->skinny_max)
+			return cuda_check(cu,
+			                  cuda_stream_gated(cu, cuda_act(mlp->dev_hidden), cuda_act(dev_x),
+			                                    mlp->in, mlp->act, n),
+			                  "mlp");
+	}
+	result = cuda_matmul(be, mlp->dev_wide, dev_x, mlp->in, mlp->dev_in_bias, n_tokens);
+	if (result != PP_OK)
+		return result;
+	return cuda_activate(be, mlp->dev_hidden, mlp->dev_wide, n_tokens, mlp->f, mlp->act,
+	                     mlp->gated);
+}
+
+/* See kernels.h. */
+pp_result
+cuda_mlp(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const pp_mlp *mlp, uint32_t n_tokens)
+{
+	pp_result result = n_tokens == 0 ? PP_OK : run_gated(be, dev_x, mlp, n_tokens);
+
+	if (result != PP_OK)
+		return result;
+	return cuda_matmul(be, dev_out, mlp->dev_hidden, mlp->out, mlp->dev_out_bias, n_tokens);
+}
+
 /* Blocks of tokens by the skinny kernel, whole rows or a list of columns. */
 static pp_result
 skinny_blocks(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w, const float *bias,

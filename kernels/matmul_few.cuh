@@ -1,10 +1,11 @@
 /*
  * matmul_few.cuh: what the products of few tokens share (matmul_skinny.cu, matmul_stream.cu,
- * matmul_quant.cu): how x lies in shared memory, how sums leave a warp, and the choice of a kernel.
+ * matmul_quant.cu, matmul_quant_stream.cu): how x lies in shared memory, how sums leave a warp, and
+ * the choice of a kernel.
  *
  *	out[T, N] = x[T, K] W[N, K]ᵀ + bias,  T <= 64
  *
- * In all three a warp takes 16 rows of W over the whole of K and the tokens as columns of
+ * In all of them a warp takes 16 rows of W over the whole of K and the tokens as columns of
  * mma.m16n8k16, in steps of 16 into one float sum. That order is what makes their bits equal.
  */
 #ifndef PP_MATMUL_FEW_CUH
@@ -28,6 +29,21 @@ struct few_args
 	uint32_t n_rows; /* of W, or of the list of rows to multiply */
 	uint32_t n_cols;
 };
+
+/* A place in a ring; parity: of the turn around it, as barriers count (bulk_copy.cuh). */
+struct few_place
+{
+	uint32_t i;
+	uint32_t parity;
+};
+
+/* To the next of n places. */
+static __device__ __forceinline__ void
+few_next(few_place *at, uint32_t n)
+{
+	if (++at->i == n)
+		*at = few_place{0, at->parity ^ 1};
+}
 
 /* The place in a piece of 8 columns (chunk 0 … 7) of a row: eight rows lie in different banks. */
 static __device__ __forceinline__ uint32_t
@@ -58,17 +74,14 @@ few_read_tokens(uint32_t (&b)[TILES][FEW_COLS / 32][4], uint32_t x)
 			                               (uint32_t) sizeof(bf16));
 }
 
-/* Reads the operands of a warp: 16 of the rows at w, all tokens at x. */
+/* Reads the operands of a warp: its lane's row of those at w, all tokens at x. */
 template <uint32_t TILES>
 static __device__ __forceinline__ void
-few_read(few_operands<TILES> &o, const bf16 *w, const bf16 *x, uint32_t warp)
+few_read(few_operands<TILES> &o, const bf16 *w, const bf16 *x, uint32_t row)
 {
-	const uint32_t lane = threadIdx.x % 32;
-	const uint32_t row = warp * FEW_ROWS + lane % 16;
-
 #pragma unroll
 	for (uint32_t k = 0; k < FEW_COLS / 16; k++)
-		attn_ldmatrix(o.a[k], attn_shared(w + few_swizzled(row, k * 2 + lane / 16)));
+		attn_ldmatrix(o.a[k], attn_shared(w + few_swizzled(row, k * 2 + threadIdx.x % 32 / 16)));
 	few_read_tokens<TILES>(o.b, attn_shared(x));
 }
 
@@ -118,6 +131,31 @@ few_write_sums(const few_args &a, const float (&c)[TILES][4], uint32_t row0)
 			if (token < a.n_tokens && row < a.n_rows)
 				few_write(a, token, row, c[t][j]);
 		}
+}
+
+/*
+ * How many groups of 16 rows, of n_groups in all, a block should take in a turn, at most max: what
+ * gives the busiest multiprocessor the least to do, and more where that ties. A turn costs as much
+ * as `turn` groups beside its own: nothing where bytes are what takes time, some where waiting is.
+ */
+static inline uint32_t
+few_groups(uint32_t n_groups, uint32_t n_sms, uint32_t max, uint32_t turn)
+{
+	uint32_t best = 1;
+	uint32_t least = UINT32_MAX;
+
+	for (uint32_t n = 1; n <= max; n++)
+	{
+		uint32_t n_turns = (n_groups + n - 1) / n;
+		uint32_t busiest = (n_turns + n_sms - 1) / n_sms * (n + turn);
+
+		if (busiest <= least)
+		{
+			least = busiest;
+			best = n;
+		}
+	}
+	return best;
 }
 
 /* Calls launch with the number of tiles of 8 tokens as a constant. */

@@ -99,6 +99,8 @@ static __global__ void __launch_bounds__(32 * WARPS) skinny_kernel(skinny_args a
 	bf16 *ring = (bf16 *) ring_raw;
 	const uint32_t row0 = blockIdx.x * FEW_ROWS * WARPS;
 	const uint32_t n_pieces = (a.n_cols + FEW_COLS - 1) / FEW_COLS;
+	const uint32_t row =
+	    threadIdx.x / 32 * FEW_ROWS + threadIdx.x % 16; /* whose operands it reads */
 	const bf16 *rows[4];
 	float c[TILES][4] = {};
 	few_operands<TILES> even;
@@ -107,9 +109,9 @@ static __global__ void __launch_bounds__(32 * WARPS) skinny_kernel(skinny_args a
 	/* rows beyond the last read the last one and are not written */
 	for (uint32_t i = 0; i < 4; i++)
 	{
-		uint32_t row = min(row0 + i * 4 * WARPS + threadIdx.x / 8, a.n_rows - 1);
+		uint32_t from = min(row0 + i * 4 * WARPS + threadIdx.x / 8, a.n_rows - 1);
 
-		rows[i] = a.w + (size_t) (a.cols != NULL ? a.cols[row] : row) * a.n_cols;
+		rows[i] = a.w + (size_t) (a.cols != NULL ? a.cols[from] : from) * a.n_cols;
 	}
 	for (uint32_t p = 0; p + 1 < a.n_stages && p < n_pieces; p++)
 		load_w(a, ring + p * stage, rows, p * FEW_COLS);
@@ -129,7 +131,7 @@ static __global__ void __launch_bounds__(32 * WARPS) skinny_kernel(skinny_args a
 
 		wait_piece(a.n_stages);
 		wait_block<WARPS>(); /* piece p is there for all; piece p − 1 has been read by all */
-		few_read<TILES>(read, ring + at * stage, ring + at * stage + piece_w, threadIdx.x / 32);
+		few_read<TILES>(read, ring + at * stage, ring + at * stage + piece_w, row);
 		if (next < n_pieces)
 		{
 			load_w(a, ring + to * stage, rows, next * FEW_COLS);
