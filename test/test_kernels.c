@@ -375,6 +375,60 @@ test_activate(void)
 			}
 }
 
+/* A block in one call has the bits of its three ops. */
+static void
+check_mlp(uint32_t t, uint32_t f, uint32_t d, pp_act_kind act, bool gated)
+{
+	const uint32_t wide = gated ? 2 * f : f;
+	float *x = random_values((size_t) t * d);
+	float *w_in = random_values((size_t) wide * d);
+	float *w_out = random_values((size_t) d * f);
+	buffer dev_x = put_acts(x, (size_t) t * d);
+	buffer dev_wide = make_buffer((size_t) t * wide, be->act_bytes);
+	buffer hidden = make_buffer((size_t) t * f, be->act_bytes);
+	buffer out[2] = {make_buffer((size_t) t * d, be->act_bytes),
+	                 make_buffer((size_t) t * d, be->act_bytes)};
+	const pp_mlp mlp = {.in = make_matrix(w_in, wide, d),
+	                    .out = make_matrix(w_out, d, f),
+	                    .dev_wide = dev_wide.at,
+	                    .dev_hidden = hidden.at,
+	                    .f = f,
+	                    .act = act,
+	                    .gated = gated};
+	float *whole;
+	float *apart;
+
+	REQUIRE(mlp.in != NULL && mlp.out != NULL);
+	CHECK(be->ops->mlp(be, out[0].at, dev_x.at, &mlp, t) == PP_OK);
+	CHECK(be->ops->matmul(be, dev_wide.at, dev_x.at, mlp.in, NULL, t) == PP_OK);
+	CHECK(be->ops->activate(be, hidden.at, dev_wide.at, t, f, act, gated) == PP_OK);
+	CHECK(be->ops->matmul(be, out[1].at, hidden.at, mlp.out, NULL, t) == PP_OK);
+	whole = get(&out[0]);
+	apart = get(&out[1]);
+	CHECK_MSG(memcmp(whole, apart, (size_t) t * d * sizeof(float)) == 0, "mlp %u x %u x %u", t, f,
+	          d);
+	be->ops->matrix_destroy(be, (pp_matrix *) mlp.in);
+	be->ops->matrix_destroy(be, (pp_matrix *) mlp.out);
+	CHECK(drop_buffer(&dev_x) && drop_buffer(&dev_wide) && drop_buffer(&hidden) &&
+	      drop_buffer(&out[0]) && drop_buffer(&out[1]));
+	free(x);
+	free(w_in);
+	free(w_out);
+	free(whole);
+	free(apart);
+}
+
+static void
+test_mlp(void)
+{
+	const uint32_t tokens[] = {1, 7, 8, 9, 31, 64, 65, 130};
+
+	if (be->ops->mlp == NULL)
+		return;
+	for (uint32_t i = 0; i < 8; i++)
+		check_mlp(tokens[i], 8 * (1 + 37 * i), 64 + 8 * i, (pp_act_kind) (i % 4), i != 3);
+}
+
 /* The ops on float rows. */
 static void
 test_float_rows(void)
@@ -716,6 +770,7 @@ main(void)
 	RUN(invariance);
 	RUN(norm);
 	RUN(activate);
+	RUN(mlp);
 	RUN(float_rows);
 	RUN(top);
 	RUN(pool);
