@@ -370,7 +370,6 @@ void cuda_matrix_destroy(pp_backend *be, pp_matrix *m);
 
 /* matmul.cu, matmul_skinny.cu */
 #define CUDA_SKINNY_MAX 64u /* tokens of one skinny product */
-#define CUDA_QUANT_MAX  16u /* and of one with weights in tiles */
 pp_result cuda_blas_create(pp_cuda *cu);
 void cuda_blas_destroy(pp_cuda *cu);
 /* Whether cuBLASLt multiplies this matrix, which is known before its weights are there. */
@@ -414,12 +413,19 @@ cudaError_t cuda_quant_embed(pp_cuda *cu, float *out, const pp_matrix *m, const 
 cudaError_t cuda_fp8_rows(pp_cuda *cu, uint8_t *out, float *scale, const bf16 *x, uint32_t n_rows,
                           uint32_t n_cols);
 
-/* matmul_quant.cu: as cuda_skinny, with its bits, for at most CUDA_QUANT_MAX tokens */
+/*
+ * matmul_quant.cu: as cuda_skinny, with its bits; the most tokens of a product, of all rows or
+ * listed
+ */
+uint32_t cuda_quant_max(const pp_cuda *cu, bool listed);
 cudaError_t cuda_quant_skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w,
                               const bf16 *bias16, uint32_t n_tokens);
 cudaError_t cuda_quant_skinny_float(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w,
                                     const float *bias, const uint32_t *cols, uint32_t n_cols,
                                     uint32_t n_tokens);
+
+/* matmul_quant_stream.cu: all rows, where bulk_takes (bulk_copy.cuh) */
+cudaError_t cuda_quant_stream(pp_cuda *cu, const few_args *few, const bf16 *x, const pp_matrix *w);
 
 /* rows.cu */
 pp_result cuda_embed(pp_backend *be, float *dev_out, const pp_matrix *table, const int32_t *ids,

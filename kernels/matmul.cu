@@ -246,7 +246,7 @@ skinny(pp_cuda *cu, bf16 *out, const bf16 *x, const pp_matrix *w, const bf16 *bi
 {
 	pp_matrix expanded = *w;
 
-	if (w->tiles != NULL && n_tokens <= CUDA_QUANT_MAX)
+	if (w->tiles != NULL && n_tokens <= cuda_quant_max(cu, false))
 		return cuda_quant_skinny(cu, out, x, w, bias16, n_tokens);
 	if (w->tiles != NULL && (expanded.data = (bf16 *) weights_of(cu, w)) == NULL)
 		return cudaErrorMemoryAllocation;
@@ -576,7 +576,7 @@ skinny_blocks(pp_cuda *cu, float *out, const bf16 *x, const pp_matrix *w, const 
 	if (w->fp8 != NULL || !cuda_skinny_takes(w))
 		return cuda_fail(cu, PP_E_UNSUPPORTED, "a head of %u columns%s", w->n_cols,
 		                 w->fp8 != NULL ? " in fp8" : "");
-	const uint32_t most = w->tiles == NULL ? CUDA_SKINNY_MAX : CUDA_QUANT_MAX;
+	const uint32_t most = w->tiles == NULL ? CUDA_SKINNY_MAX : cuda_quant_max(cu, cols != NULL);
 	auto product = w->tiles == NULL ? cuda_skinny_float : cuda_quant_skinny_float;
 
 	for (uint32_t t = 0; t < n_tokens; t += most)

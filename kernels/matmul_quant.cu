@@ -1,5 +1,6 @@
 /*
- * matmul_quant.cu: products of few tokens with weights that are read as they are quantised.
+ * matmul_quant.cu: products of few tokens with weights that are read as they are quantised, on
+ * every card; matmul_quant_stream.cu is for those that have a bulk copy engine.
  *
  *	out[T, N] = x[T, K] bf16(W[N, K])ᵀ + bias,  T <= 16; x bf16, W in tiles of quant.cuh, sums float
  *	grid      a block 16 rows of W and the whole of K, in rounds of UNPACKERS pieces of 64 columns
@@ -18,8 +19,8 @@
  * The gain is the reading: 9 or 5 bits a weight instead of 16. On Hopper the launch overlaps the
  * end of the kernel before it: weights are asked for before cuda_begin.
  */
-#include "matmul_few.cuh"
-#include "quant.cuh"
+#include "bulk_copy.cuh"
+#include "matmul_quant.cuh"
 
 #define STAGES 4u /* rounds on their way, but for the one that is unpacked */
 
@@ -101,109 +102,13 @@ load_x(const quant_args &a, uint32_t to, uint32_t piece)
 	}
 }
 
-/* The quants of a lane's two rows in a tile. */
-template <uint32_t BITS>
-static __device__ __forceinline__ void
-read_quants(uint32_t (&q)[2][BITS / 2], const uint8_t *tile)
-{
-	const uint32_t lane = threadIdx.x % 32;
-
-#pragma unroll
-	for (uint32_t h = 0; h < 2; h++)
-	{
-		const uint2 *from = (const uint2 *) (tile + quant_chunk(BITS, lane / 4 + h * 8, lane));
-
-#pragma unroll
-		for (uint32_t i = 0; i < BITS / 4; i++)
-		{
-			q[h][2 * i] = from[i].x;
-			q[h][2 * i + 1] = from[i].y;
-		}
-	}
-}
-
-/* Factors and summands of a lane's two rows in a tile, for its four steps. */
-template <uint32_t BITS>
-static __device__ __forceinline__ void
-read_scales(float (&scale)[2][4], float (&shift)[2][4], const lane_rows &r, const uint8_t *tile)
-{
-	const uint32_t lane = threadIdx.x % 32;
-
-#pragma unroll
-	for (uint32_t h = 0; h < 2; h++)
-	{
-		const uint2 s =
-		    *(const uint2 *) (tile + quant_bytes(BITS) + (lane / 4 + h * 8) * QUANT_SCALE);
-
-		/* steps 0 and 1 have the same halves, so have 2 and 3 */
-		if (r.form[h] <= QUANT_AFFINE)
-#pragma unroll
-			for (uint32_t k = 0; k < 4; k++)
-			{
-				scale[h][k] = quant_half((k < 2 ? s.x : s.y) & 0xffff);
-				shift[h][k] = quant_half((k < 2 ? s.x : s.y) >> 16);
-			}
-		else
-#pragma unroll
-			for (uint32_t k = 0; k < 4; k++)
-				quant_scale(r.form[h], s.x, s.y, k, &scale[h][k], &shift[h][k]);
-	}
-}
-
-/* A tile as operands: of step k at to[32 k + lane]. */
-template <uint32_t BITS>
-static __device__ __forceinline__ void
-unpack(uint4 *to, const lane_rows &r, const uint8_t *tile)
-{
-	const float zero[2] = {quant_zero(BITS, r.form[0]), quant_zero(BITS, r.form[1])};
-	uint32_t q[2][BITS / 2];
-	float scale[2][4];
-	float shift[2][4];
-
-	read_quants<BITS>(q, tile);
-	read_scales<BITS>(scale, shift, r, tile);
-#pragma unroll
-	for (uint32_t k = 0; k < 4; k++)
-	{
-		uint32_t w[4];
-
-#pragma unroll
-		for (uint32_t i = 0; i < 4; i++)
-			w[i] = quant_pair(quant_step<BITS>(q[i % 2], k), i / 2 * 2, zero[i % 2],
-			                  scale[i % 2][k], shift[i % 2][k]);
-		to[32 * k + threadIdx.x % 32] = make_uint4(w[0], w[1], w[2], w[3]);
-	}
-}
-
-/* All products of a piece. */
-template <uint32_t TILES>
-static __device__ __forceinline__ void
-multiply(float (&c)[TILES][4], const uint4 *w, uint32_t x)
-{
-	uint32_t b[TILES][FEW_COLS / 32][4];
-
-	few_read_tokens<TILES>(b, x);
-#pragma unroll
-	for (uint32_t k = 0; k < 4; k++)
-	{
-		const uint4 v = w[32 * k + threadIdx.x % 32];
-		const uint32_t operand[4] = {v.x, v.y, v.z, v.w};
-
-#pragma unroll
-		for (uint32_t t = 0; t < TILES; t++)
-			attn_mma(c[t], operand, b[t][k / 2][k % 2 * 2], b[t][k / 2][k % 2 * 2 + 1]);
-	}
-}
-
 /* Where what lies in shared memory, in bytes. */
 template <uint32_t BITS, uint32_t TILES, uint32_t UNPACKERS> struct quant_shape
 {
-	static constexpr uint32_t tile =
-	    (QUANT_ROWS * QUANT_COLS * BITS) / 8 + QUANT_ROWS * QUANT_SCALE;
+	static constexpr uint32_t tile = quant_tile<BITS>::bytes;
 	static constexpr uint32_t x = TILES * 8 * QUANT_COLS * (uint32_t) sizeof(bf16);
 	static constexpr uint32_t stage = UNPACKERS * (tile + x);
-	static constexpr uint32_t operands =
-	    UNPACKERS * QUANT_ROWS * QUANT_COLS * (uint32_t) sizeof(bf16);
+	static constexpr uint32_t operands = UNPACKERS * QUANT_OPERANDS;
 	static constexpr uint32_t threads = 32 * (UNPACKERS + 1);
 };
 
@@ -251,14 +156,19 @@ __launch_bounds__(quant_shape<BITS, TILES, UNPACKERS>::threads) quant_kernel(qua
 		attn_wait<STAGES - 2>();
 		__syncwarp();
 		if (!multiplies && r * UNPACKERS + warp < n_pieces)
-			unpack<BITS>(operands + (r % 2 * S::operands + warp * (S::operands / UNPACKERS)) / 16,
-			             rows, ring + r % STAGES * S::stage + warp * S::tile);
+		{
+			uint4 w[4];
+
+			quant_unpack<BITS>(w, rows.form, ring + r % STAGES * S::stage + warp * S::tile);
+			quant_put(operands + (r % 2 * S::operands + warp * QUANT_OPERANDS) / 16, w);
+		}
 		for (uint32_t p = 0; multiplies && r > 0 && p < UNPACKERS; p++)
 			if ((r - 1) * UNPACKERS + p < n_pieces)
-				multiply<TILES>(
-				    c, operands + ((r - 1) % 2 * S::operands + p * (S::operands / UNPACKERS)) / 16,
-				    attn_shared(ring + (r - 1) % STAGES * S::stage + UNPACKERS * S::tile +
-				                p * S::x));
+				quant_multiply<TILES>(c,
+				                      operands +
+				                          ((r - 1) % 2 * S::operands + p * QUANT_OPERANDS) / 16,
+				                      attn_shared(ring + (r - 1) % STAGES * S::stage +
+				                                  UNPACKERS * S::tile + p * S::x));
 		__syncwarp(); /* all lanes have read what is overwritten now */
 		load(r + STAGES - 1, (r + STAGES - 1) % STAGES);
 		__syncthreads();
@@ -293,13 +203,22 @@ dispatch(pp_cuda *cu, quant_args *a)
 	                                                          : launch<BITS, 1, 4>(cu, a);
 }
 
-/* The kernel of the weights' bits. */
+/* The kernel of the weights' bits, and of the card where all rows are wanted. */
 static cudaError_t
 run(pp_cuda *cu, const few_args *few, const bf16 *x, const pp_matrix *w, const uint32_t *cols)
 {
+	if (cols == NULL && bulk_takes(cu))
+		return cuda_quant_stream(cu, few, x, w);
 	quant_args a = {*few, x, w->tiles, w->forms, cols};
 
 	return w->bits == 8 ? dispatch<8>(cu, &a) : dispatch<4>(cu, &a);
+}
+
+/* See cuda.cuh. */
+uint32_t
+cuda_quant_max(const pp_cuda *cu, bool listed)
+{
+	return !listed && bulk_takes(cu) ? CUDA_SKINNY_MAX : 16;
 }
 
 /* bf16 out. */

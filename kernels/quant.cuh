@@ -146,6 +146,21 @@ quant_pair(uint32_t bytes, uint32_t e, float zero, float a, float b)
 	return (uint32_t) __bfloat16_as_ushort(pair.x) | (uint32_t) __bfloat16_as_ushort(pair.y) << 16;
 }
 
+/*
+ * The same for QUANT_PLAIN, where a is a half and b zero, in fewer operations. 0x4300qq00 is
+ * 128 + q / 256, and fma(128 + q / 256, 256 a, -(2^15 + zero) a) = (q - zero) a has no rounding but
+ * its last, which has nothing to round: the summand has 11 + 13 bits at most.
+ */
+static __device__ __forceinline__ uint32_t
+quant_plain_pair(uint32_t bytes, uint32_t e, float a256, float minus)
+{
+	const float q0 = __uint_as_float(__byte_perm(bytes, 0x43000000u, 0x7604u + e * 0x10));
+	const float q1 = __uint_as_float(__byte_perm(bytes, 0x43000000u, 0x7604u + (e + 1) * 0x10));
+	const __nv_bfloat162 pair = __floats2bfloat162_rn(fmaf(q0, a256, minus), fmaf(q1, a256, minus));
+
+	return (uint32_t) __bfloat16_as_ushort(pair.x) | (uint32_t) __bfloat16_as_ushort(pair.y) << 16;
+}
+
 /* The four quants of a step in a chunk. */
 template <uint32_t BITS>
 static __device__ __forceinline__ uint32_t

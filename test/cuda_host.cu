@@ -18,7 +18,7 @@
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
-char host_anchor[16];
+alignas(1024) char host_anchor[1024];
 
 /* A copy on its way. */
 struct copy
@@ -187,6 +187,160 @@ host_wait(int n)
 	}
 }
 
+/* --- the bulk copy engine -------------------------------------------------------------------- */
+
+/* What stands in the 64 bits of a barrier. */
+struct phase_barrier
+{
+	uint32_t expected : 15, missing : 15, parity : 1;
+	int32_t bytes; /* announced and not brought yet; copies may be ahead of their announcement */
+};
+
+/* A copy that the engine has not made yet. */
+struct bulk_copy
+{
+	void *to;
+	std::vector<char> what;
+	phase_barrier *full;
+};
+
+/* What stands in a map. */
+struct matrix_map
+{
+	const bf16 *data;
+	uint32_t n_rows, n_cols, box_rows;
+};
+
+static std::vector<bulk_copy> engine;
+
+/* Ends the phase when nothing is missing. */
+static void
+end_phase(phase_barrier *b)
+{
+	if (b->missing > 0 || b->bytes != 0)
+		return;
+	b->missing = b->expected;
+	b->parity ^= 1;
+}
+
+/* See bulk_copy.cuh. */
+void
+barrier_init(uint64_t *b, uint32_t n)
+{
+	const phase_barrier ready = {n & 0x7fff, n & 0x7fff, 0, 0};
+
+	memcpy(b, &ready, sizeof(ready));
+}
+
+/* See bulk_copy.cuh. */
+void
+barrier_arrive(uint64_t *b)
+{
+	barrier_expect(b, 0);
+}
+
+/* See bulk_copy.cuh. */
+void
+barrier_expect(uint64_t *at, uint32_t bytes)
+{
+	phase_barrier *b = (phase_barrier *) at;
+
+	if (b->missing == 0)
+	{
+		printf("cuda_host: more arrive at a barrier than it was made for\n");
+		abort();
+	}
+	b->bytes += (int32_t) bytes;
+	b->missing--;
+	end_phase(b);
+}
+
+/* Makes one of the copies, any. */
+static void
+bring_one()
+{
+	const size_t i = random_state / 7 % engine.size();
+	bulk_copy copy = engine[i];
+
+	engine.erase(engine.begin() + (ptrdiff_t) i);
+	memcpy(copy.to, copy.what.data(), copy.what.size());
+	copy.full->bytes -= (int32_t) copy.what.size();
+	end_phase(copy.full);
+}
+
+/* See bulk_copy.cuh. */
+void
+barrier_wait(uint64_t *at, uint32_t parity)
+{
+	const phase_barrier *b = (const phase_barrier *) at;
+
+	for (int turns = 0; b->parity == parity; turns++)
+	{
+		if (turns == PATIENCE)
+		{
+			printf("cuda_host: %u arrivals and %d bytes are missing at a barrier\n", b->missing,
+			       b->bytes);
+			abort();
+		}
+		if (!engine.empty() && random_state / 3 % 4 == 0)
+			bring_one();
+		give_way();
+	}
+}
+
+/* Puts a copy off, and poisons its place. */
+static void
+ask(void *to, const std::vector<char> &what, uint64_t *full, size_t align)
+{
+	if ((size_t) to % align != 0)
+	{
+		printf("cuda_host: a bulk copy to %p\n", to);
+		abort();
+	}
+	memset(to, 0x7f, what.size());
+	engine.push_back(bulk_copy{to, what, (phase_barrier *) full});
+}
+
+/* See bulk_copy.cuh. */
+void
+bulk_bytes(void *to, const void *from, uint32_t bytes, uint64_t *full)
+{
+	if ((size_t) from % 16 != 0 || bytes % 16 != 0 || bytes == 0)
+	{
+		printf("cuda_host: a bulk copy of %u bytes from %p\n", bytes, from);
+		abort();
+	}
+	ask(to, std::vector<char>((const char *) from, (const char *) from + bytes), full, 16);
+}
+
+/* See bulk_copy.cuh. */
+bool
+bulk_describe(CUtensorMap *map, const bf16 *data, uint32_t n_rows, uint32_t n_cols,
+              uint32_t box_rows)
+{
+	const matrix_map m = {data, n_rows, n_cols, box_rows};
+
+	static_assert(sizeof(m) <= sizeof(*map), "a map has room for it");
+	memcpy(map, &m, sizeof(m));
+	return (size_t) data % 16 == 0 && n_cols % 8 == 0 && box_rows <= 256;
+}
+
+/* See bulk_copy.cuh. */
+void
+bulk_box(void *to, const CUtensorMap *map, uint32_t col, uint32_t row, uint64_t *full)
+{
+	matrix_map m;
+
+	memcpy(&m, map, sizeof(m));
+	std::vector<char> box((size_t) m.box_rows * 128);
+	for (uint32_t r = 0; r < m.box_rows; r++)
+		for (uint32_t c = 0; c < 64; c++)
+			if (row + r < m.n_rows && col + c < m.n_cols)
+				memcpy(&box[r * 128 + (c / 8 ^ r % 8) * 16 + c % 8 * 2],
+				       &m.data[(size_t) (row + r) * m.n_cols + col + c], 2);
+	ask(to, box, full, BULK_ALIGN);
+}
+
 /* A thread's life. */
 static void
 live()
@@ -206,6 +360,7 @@ run_block()
 	volatile bool done = false;
 
 	n_ended = 0;
+	engine.clear();
 	block_barrier = barrier();
 	for (int i = 0; i < n_threads; i++)
 	{

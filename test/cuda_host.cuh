@@ -1,13 +1,14 @@
 /*
- * cuda_host.cuh: just enough of CUDA to run the attention kernels, and the products of quantised
- * weights, on a machine without a card: the words of the language, and the instructions of
- * attention_asm.cuh as the PTX manual defines them.
+ * cuda_host.cuh: just enough of CUDA to run the attention kernels, and the products of few tokens,
+ * on a machine without a card: the words of the language, and the instructions of
+ * attention_asm.cuh and bulk_copy.cuh as the PTX manual defines them.
  *
  * A kernel's source is compiled by the host's compiler with this file included first. The threads
  * of a block are coroutines that change at barriers and at what a warp does together, warps in
  * random order; blocks run one after the other. Whatever cp.async brings stays poisoned until the
- * copy is waited for. So this finds errors of logic, missing barriers and missing waits; it says
- * nothing of what nvcc makes of the source, of the memory of a real card, or of speed.
+ * copy is waited for, and what the bulk copy engine brings until it has brought it, which takes a
+ * while. So this finds errors of logic, missing barriers and missing waits; it says nothing of what
+ * nvcc makes of the source, of the memory of a real card, or of speed.
  */
 #ifndef CUDA_HOST_CUH
 #define CUDA_HOST_CUH
@@ -15,6 +16,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
@@ -170,6 +172,9 @@ __fdividef(float x, float y)
 {
 	return x / y;
 }
+
+/* e^x: the C library has a function of its own under the name. */
+#define __expf expf
 
 /* What the launchers ask of the runtime with a kernel for an argument. */
 template <typename T>
@@ -352,6 +357,40 @@ attn_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 		d[c] = (float) sum;
 	}
 	__syncwarp();
+}
+
+/* --- what bulk_copy.cuh has for a card ------------------------------------------------------- */
+
+#define PP_BULK_COPY_CUH
+#define PP_BULK_COPY 1
+#define BULK_ALIGN   1024u
+
+/* See bulk_copy.cuh. */
+void barrier_init(uint64_t *b, uint32_t n);
+void barrier_arrive(uint64_t *b);
+void barrier_expect(uint64_t *b, uint32_t bytes);
+void barrier_wait(uint64_t *b, uint32_t parity);
+void bulk_box(void *to, const CUtensorMap *map, uint32_t col, uint32_t row, uint64_t *full);
+void bulk_bytes(void *to, const void *from, uint32_t bytes, uint64_t *full);
+bool bulk_describe(CUtensorMap *map, const bf16 *data, uint32_t n_rows, uint32_t n_cols,
+                   uint32_t box_rows);
+/* No engine takes boxes of four dimensions here: attention_hopper.cu runs on cards only. */
+static inline bool
+bulk_encode(CUtensorMap *, const bf16 *, uint32_t, const cuuint64_t *, const cuuint64_t *,
+            const cuuint32_t *)
+{
+	return false;
+}
+/* What is written is seen. */
+static inline void
+barrier_publish()
+{
+}
+/* As the tests say. */
+static inline bool
+bulk_takes(const pp_cuda *cu)
+{
+	return cu->arch >= 90;
 }
 
 #endif /* CUDA_HOST_CUH */

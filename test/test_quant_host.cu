@@ -1,10 +1,12 @@
 /*
- * test_quant_host.cu: weights in tiles on the CPU (cuda_host.cuh): quant.cu and matmul_quant.cu
- * against the reference, with the barriers and copies that the card would see.
+ * test_quant_host.cu: weights in tiles on the CPU (cuda_host.cuh): quant.cu, matmul_quant.cu and
+ * matmul_quant_stream.cu against the reference, with the barriers and copies that the card would
+ * see.
  *
  * Weights must be those of the reference to the bit; a product may have twice the error of plain
  * code, whose sums are float and whose result is rounded once; and a row must have the same bits
- * alone, in a batch, and listed. test_kernels asks the same of a card.
+ * alone, in a batch, listed, and with the same weights in bf16 (matmul_stream.cu). test_kernels
+ * asks the same of a card.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -12,6 +14,8 @@
 
 #include <cuda_fp8.h>
 
+#include "activate.cuh"
+#include "matmul_few.cuh"
 #include "test.h"
 
 extern "C"
@@ -184,7 +188,27 @@ check_product(const sample &s, uint32_t t)
 	          worst);
 }
 
-/* Row by row, and by a list of rows of W in any order: the bits of the batch. */
+/* How many of the sums differ from those of the weights in bf16. */
+static uint32_t
+other_than_bf16(const sample &s, const std::vector<bf16> &x, const std::vector<float> &all,
+                uint32_t t)
+{
+	bf16 *wide = zeros<bf16>((size_t) s.m.n_rows * s.m.n_cols);
+	std::vector<float> out(all.size());
+	const few_args few = {out.data(), NULL, NULL, NULL, t, s.m.n_rows, s.m.n_cols};
+	pp_matrix m = s.m;
+	uint32_t n_different = 0;
+
+	m.data = wide;
+	cuda_quant_expand(&cu, wide, &s.m);
+	CHECK(cuda_stream(&cu, &few, x.data(), &m) == cudaSuccess);
+	for (size_t i = 0; i < all.size(); i++)
+		n_different += memcmp(&out[i], &all[i], sizeof(float)) != 0;
+	cudaFree(wide);
+	return n_different;
+}
+
+/* Row by row, by a list of rows of W in any order, and in bf16: the bits of the batch. */
 static void
 check_bits(const sample &s, uint32_t t)
 {
@@ -204,6 +228,7 @@ check_bits(const sample &s, uint32_t t)
 		for (uint32_t c = 0; c < 5; c++)
 			n_different += memcmp(&some[r * 5 + c], &all[(size_t) r * n + cols[c]], 4) != 0;
 	}
+	n_different += other_than_bf16(s, x, all, t);
 	CHECK_MSG(n_different == 0, "type %d: %u rows differ", (int) s.type, n_different);
 }
 
@@ -231,6 +256,7 @@ static void
 test_products()
 {
 	const uint32_t tokens[] = {1, 2, 3, 5, 7, 8, 9, 15, 16};
+	const uint32_t more[] = {1, 17, 8, 31, 9, 33, 16, 63, 64}; /* where copies come in bulk */
 	const uint32_t n_rows[] = {1, 15, 17, 31, 16, 33, 100, 48, 7};
 
 	for (uint32_t i = 0; i < 9; i++)
@@ -243,12 +269,12 @@ test_products()
 			shape_of(types[i], &weights, &bits);
 			s = make_sample(n_rows[(i + j) % 9], weights * (1 + (i + 3 * j) % 5), bits);
 			add_rows(&s, types[i], 0, s.m.n_rows);
-			check_product(s, tokens[(i + 4 * j) % 9]);
+			check_product(s, (cu.arch >= 90 ? more : tokens)[(i + 4 * j) % 9]);
 			drop_sample(&s);
 		}
 }
 
-/* Deep rings go around; blocks of four and of eight warps that unpack. */
+/* Deep rings go around; few and many warps that unpack. */
 static void
 test_deep()
 {
@@ -335,6 +361,45 @@ test_fp8()
 			check_fp8(n_rows, n_cols[i], i % 3 == 0 ? 0.0f : i % 3 == 1 ? 1.0f : 1e5f);
 }
 
+/* A product that gates what it writes has the bits of the product and the gate. */
+static void
+check_gated(uint32_t t, uint32_t f, uint32_t k, pp_act_kind act)
+{
+	std::vector<bf16> w = random_acts(2 * (size_t) f * k);
+	std::vector<bf16> x = random_acts((size_t) t * k);
+	std::vector<bf16> wide(2 * (size_t) t * f);
+	std::vector<bf16> out((size_t) t * f + 8, __float2bfloat16(-7.0f));
+	const few_args few = {NULL, wide.data(), NULL, NULL, t, 2 * f, k};
+	pp_matrix m = {};
+	uint32_t n_different = 0;
+
+	m.n_rows = 2 * f;
+	m.n_cols = k;
+	m.data = w.data();
+	REQUIRE(cuda_stream(&cu, &few, x.data(), &m) == cudaSuccess);
+	REQUIRE(cuda_stream_gated(&cu, out.data(), x.data(), &m, act, t) == cudaSuccess);
+	for (size_t i = 0; i < (size_t) t * f; i++)
+	{
+		const bf16 *from = &wide[i / f * 2 * f + i % f];
+		const bf16 want = activation_gated(from[0], from[f], act);
+
+		n_different += memcmp(&out[i], &want, sizeof(want)) != 0;
+	}
+	for (size_t i = (size_t) t * f; i < out.size(); i++)
+		n_different += __bfloat162float(out[i]) != -7.0f;
+	CHECK_MSG(n_different == 0, "gated %u x %u x %u: %u differ", t, f, k, n_different);
+}
+
+static void
+test_gated()
+{
+	check_gated(1, 8, 64, PP_ACT_SILU);
+	check_gated(3, 1, 8, PP_ACT_SILU);
+	check_gated(8, 13, 200, PP_ACT_GELU_TANH);
+	check_gated(17, 48, 576, PP_ACT_SILU);
+	check_gated(64, 100, 264, PP_ACT_GELU_ERF);
+}
+
 /* The reference of the product agrees with what the tests above sum up themselves. */
 static void
 test_reference()
@@ -371,5 +436,11 @@ main()
 	RUN(mixed);
 	RUN(fp8);
 	RUN(deep);
+	printf("with a bulk copy engine:\n");
+	cu.arch = 90;
+	RUN(products);
+	RUN(mixed);
+	RUN(deep);
+	RUN(gated);
 	return test_summary("quant_host");
 }
