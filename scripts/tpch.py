@@ -28,8 +28,10 @@ def load(server, database, out, scale):
     """Generates the tables below a folder and loads them, keys unchecked; ends the program on an error."""
     data = out / f"tpch-{scale:g}"
     data.mkdir(parents=True, exist_ok=True)
-    subprocess.run([generator(out), "csv", "-s", str(scale), f"--output-dir={data}"], check=True,
-                   stdout=subprocess.DEVNULL)
+    done = subprocess.run([generator(out), "csv", "-s", str(scale), f"--output-dir={data}"], check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        sys.exit(done.stdout)
     script = "SET session_replication_role = replica;\n" + (ROOT / "bench/speql/tpch_schema.sql").read_text()
     script += "".join(f"\\copy {table} from '{data / table}.csv' csv header\n" for table in TABLES)
     script += "".join(f"CREATE INDEX ON {index};\n" for index in INDEXES)

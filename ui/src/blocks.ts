@@ -6,7 +6,7 @@
 export interface Range { from: number; to: number }
 
 // The end of the quoted or commented piece that begins at i, or i when none does.
-function skip(text: string, i: number): number {
+export function skip(text: string, i: number): number {
   const two = text.slice(i, i + 2);
   if (two === "--") {
     const end = text.indexOf("\n", i);

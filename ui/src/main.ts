@@ -3,6 +3,7 @@ import { AskError, Bridge, cellText, type Column, type ServerError } from "./bri
 import { chart, kinds, type Kind } from "./chart";
 import { Editor } from "./editor";
 import { Grid, nameType, Rows, typeName } from "./grid";
+import { Followers, suggest } from "./next";
 import { modelRows, planTree, type Plan } from "./plan";
 import { repairView } from "./repair";
 import { duration, Speculation, times, type Table } from "./speculation";
@@ -15,6 +16,7 @@ const view = by<HTMLSelectElement>("view"), chartKind = by<HTMLSelectElement>("c
 
 let rows = new Rows([]);
 let running: { from: number; sql: string; before: Map<string, Table> } | null = null;
+let offered: { text: string; from: number; sql: string } | null = null; // what the suggested queries would replace
 let timer = 0, pid = 0, estimateTimer = 0, failed = false;
 
 const showCell = (text: string): void => { by("cell").querySelector("pre")!.textContent = text; by<HTMLDialogElement>("cell").showModal(); };
@@ -23,6 +25,7 @@ const previewGrid = new Grid(by("preview-grid"), "Preview rows", showCell);
 
 const editor = new Editor(by("editor"), sessionStorage.getItem("text") ?? "", {
   changed(text, cursor) {
+    if (offered && text !== offered.text) offer(null);
     speculation.feed(text, cursor);
     clearTimeout(estimateTimer);
     estimateTimer = window.setTimeout(() => { sessionStorage.setItem("text", editor.text); void estimate(); }, 300);
@@ -33,6 +36,8 @@ const editor = new Editor(by("editor"), sessionStorage.getItem("text") ?? "", {
 const bridge = new Bridge({
   ready(session) {
     pid = session.pid;
+    if (role !== `${session.user}@${session.database}`) followers.forget();
+    role = `${session.user}@${session.database}`;
     by("session").textContent = `${session.user} on ${session.database}, PostgreSQL ${Math.floor(session.version / 10000)}.${session.version % 10000}`;
     by("login").hidden = true;
     trouble("");
@@ -73,10 +78,18 @@ const bridge = new Bridge({
   },
   error(error) { failed = true; report(error); },
   notice(notice) { say(`${notice.severity ?? "NOTICE"}: ${notice.message}`); },
-  done(ms, firstMs, transaction) { void origin(ms, firstMs, transaction); finished(); draw(); },
+  done(ms, firstMs, transaction) {
+    const was = running;
+    void origin(ms, firstMs, transaction);
+    finished();
+    draw();
+    if (was && !failed) { followers.ran(was.sql); void offer(was); }
+  },
 });
 
 const speculation = new Speculation(bridge, editor, previewGrid);
+const followers = new Followers();
+let role = "";
 
 function trouble(text: string): void { by("trouble").textContent = text; by("trouble").hidden = text === ""; }
 
@@ -138,6 +151,28 @@ async function progress(began: number): Promise<void> {
     calls = queue.map((r) => `; ${cellText(r[0])}: ${cellText(r[1])} of ${cellText(r[2])} rows of this batch`).join("");
   }
   if (running) by("origin").textContent = `running for ${waited}${so}${calls}`;
+}
+
+// Queries that may come next; a click puts one in the place of the statement that was run.
+async function offer(was: { from: number; sql: string } | null): Promise<void> {
+  const list = by("follow"), text = editor.text, at = was ? text.indexOf(was.sql, was.from) : -1;
+  offered = null;
+  list.replaceChildren();
+  by("follow-part").hidden = true;
+  if (!was || at !== was.from || !speculation.on) return;
+  const mine = (offered = { text, ...was });
+  const found = await suggest(bridge, was.sql, followers, await speculation.history()).catch(() => []);
+  if (offered !== mine) return; /* the text went on */
+  by("follow-part").hidden = found.length === 0;
+  list.replaceChildren(...found.map((s) => {
+    const item = document.createElement("li"), button = document.createElement("button");
+    button.type = "button";
+    button.textContent = s.label;
+    button.title = `${s.sql}\n(${s.source})`;
+    button.addEventListener("click", () => editor.replace(text.slice(0, was.from) + s.sql + text.slice(was.from + was.sql.length)));
+    item.append(button);
+    return item;
+  }));
 }
 
 function finished(): void {

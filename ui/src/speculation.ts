@@ -107,7 +107,9 @@ export class Speculation {
       this.editor.showGhost(fed.cursor, first);
       if (first) note("ghost", typed);
     }
-    by("next").replaceChildren(...rows.filter((r) => cellText(r[1]) !== "").slice(0, 5).map((r) => this.suggestion(r)));
+    const whole = rows.filter((r) => cellText(r[1]) !== "").slice(0, 5);
+    by("next").replaceChildren(...whole.map((r) => this.suggestion(r)));
+    by("next-part").hidden = whole.length === 0;
   }
 
   private suggestion(row: Cell[]): HTMLElement {
@@ -140,6 +142,12 @@ export class Speculation {
     line.title = sql;
     this.grid.set(store);
     note("preview", since);
+  }
+
+  // How the role went on from the text that is there, in queries it ran before.
+  async history(): Promise<string[]> {
+    const rows = await this.bridge.ask("SELECT full_sql FROM prepack.completions($1::bigint) WHERE source = 'history'", this.id).catch(() => []);
+    return rows.map((r) => cellText(r[0]));
   }
 
   // The speculative tables that the role sees.

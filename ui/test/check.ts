@@ -1,6 +1,7 @@
 // check.ts: the tests of prepack-studio, in the order of a person's day; see ui/check-ui.
 import { closeBrowser, runAll } from "./harness";
 import "./bridge.test";
+import "./next.test";
 import "./page.test";
 import "./states.test";
 

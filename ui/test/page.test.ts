@@ -108,6 +108,26 @@ test("page: chart with a switch, plan as a tree", async () => {
   await page.selectOption("#view", "grid");
 });
 
+test("page: the next query is one click away, and valid", async () => {
+  const offers = page.locator("#follow button"), base = "SELECT o_orderpriority, count(*) FROM orders GROUP BY o_orderpriority";
+  await runQuery(page, base);
+  await offers.first().waitFor();
+  await picture(page, "studio-next");
+  for (const [label, part] of [["by o_orderstatus", "GROUP BY o_orderpriority, o_orderstatus"], ["by customer.c_mktsegment", "JOIN customer ON customer.c_custkey = orders.o_custkey"], ["only ", " WHERE "]]) {
+    await runQuery(page, base);
+    await offers.filter({ hasText: label }).first().waitFor();
+    check((await text(page, ".cm-content")).trim().startsWith(base), "something was inserted unasked");
+    await offers.filter({ hasText: label }).first().click();
+    check((await text(page, ".cm-content")).includes(part), `${label} gave ${await text(page, ".cm-content")}`);
+    await page.keyboard.press("Control+Enter");
+    await until(`${label} runs`, async () => /^[\d.]+ m?s; [\d,]+ rows/.test(await text(page, "#origin")));
+  }
+  await runQuery(page, base);
+  await until("what followed before is offered", async () => (await offers.first().getAttribute("title"))?.includes("followed this query before") ?? false);
+  await write(page, "SELECT 1");
+  await until("the offers go with the text", async () => !(await offers.first().isVisible()));
+});
+
 test("page: an edited constant and a WITH block", async () => {
   await runQuery(page, QUERY.replace("06-01", "09-02"));
   await until("rows", async () => (await text(page, "#grid")).includes("INDONESIA"));
