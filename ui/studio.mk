@@ -37,9 +37,8 @@ $(BUILD)/prepack-studio: $(STUDIO_OBJS) $(BUILD)/libllm.a
 
 $(BUILD)/fuzz_studio: $(STUDIO_PARSER)
 
-# Not npm ci: it refuses a lock file in which the packages of other platforms were left out.
 ui/node_modules/.package-lock.json: ui/package-lock.json
-	cd ui && npm install --no-save --ignore-scripts
+	cd ui && npm ci --ignore-scripts
 
 $(STUDIO_PAGE): $(STUDIO_SOURCES) ui/node_modules/.package-lock.json
 	cd ui && npm run build
