@@ -3,7 +3,7 @@
 // One text is on its way at a time, the newest next: typing fast costs no more than the server can
 // answer. NOTIFY tells when there is something to fetch; nothing polls but the side view, once in two
 // seconds, and only while the page is seen.
-import { cellText, type Bridge, type Cell } from "./bridge";
+import { AskError, cellText, type Bridge, type Cell } from "./bridge";
 import type { Editor } from "./editor";
 import { Rows, type Grid } from "./grid";
 
@@ -44,7 +44,12 @@ export class Speculation {
     const [level, version, speculates] = found[0].map(cellText);
     if (!version) return "This database has no prepack: CREATE EXTENSION prepack; turns previews on. Statements run all the same.";
     if (speculates !== "t") return `prepack ${version} here is older than previews are: ALTER EXTENSION prepack UPDATE. Statements run all the same.`;
-    if (!level) return "prepack is not loaded: put it into shared_preload_libraries. Statements run all the same.";
+    /* A line in postgresql.conf gives the setting a value even where nothing is loaded: only prepack itself can tell. */
+    try { await this.bridge.ask("SELECT count(*) FROM prepack.speculations"); }
+    catch (error) {
+      if (!(error instanceof AskError)) throw error;
+      return `${error.message}. ${error.server.code === "55000" ? "Put prepack into shared_preload_libraries and restart the server. " : ""}Statements run all the same.`;
+    }
     await this.bridge.ask("LISTEN prepack_speculation");
     by<HTMLSelectElement>("level").value = level;
     this.on = true;

@@ -1,4 +1,5 @@
 // states.test.ts: servers that lack something, and statements that call models.
+import { execSync } from "node:child_process";
 import { check, openPage, Studio, test, until } from "./harness";
 import { runQuery, text, write } from "./page";
 
@@ -16,6 +17,12 @@ async function plainPage(database: string, advice: string): Promise<void> {
 test("states: a database without the extension is a plain SQL page", () => plainPage("plain", "CREATE EXTENSION prepack"));
 test("states: an extension older than previews is a plain SQL page", () => plainPage("older", "ALTER EXTENSION prepack UPDATE"));
 test("states: speculation that is off is a plain SQL page", () => plainPage("resting", "Speculation is off"));
+
+test("states: a server that does not preload prepack is a plain SQL page", async () => {
+  execSync(process.env.RESTART_BARE!, { stdio: "ignore", cwd: "/tmp" });
+  try { await plainPage("postgres", "shared_preload_libraries"); }
+  finally { execSync(process.env.RESTART!, { stdio: "ignore", cwd: "/tmp" }); }
+});
 
 test("states: no server: the page says so, and is there when it comes", async () => {
   const studio = await Studio.start("postgres", "postgres", "/nowhere"), page = await openPage(studio, { waits: false });
