@@ -9,7 +9,7 @@ import { repairView } from "./repair";
 import { duration, Speculation, times, type Table } from "./speculation";
 
 const CHARS_MAX = 160_000_000; // of a result's text; what comes after is not fetched
-const MODEL_CALL = /\bprepack\s*\.\s*(generate|generate_json|stream|classify\w*|is_true|score|extract|embed|similarity|relevance|rank|log_likelihood)\s*\(/i;
+const MODEL_CALLS = /\bprepack\s*\.\s*(generate|generate_json|stream|classify\w*|is_true|score|extract|embed|similarity|relevance|rank|log_likelihood)\s*\(/gi;
 
 const by = <T extends HTMLElement = HTMLElement>(id: string): T => document.getElementById(id) as T;
 const view = by<HTMLSelectElement>("view"), chartKind = by<HTMLSelectElement>("chart-kind");
@@ -42,7 +42,7 @@ const bridge = new Bridge({
     by("login").hidden = true;
     trouble("");
     connected(true);
-    void speculation.begin().then((advice) => { trouble(advice); by<HTMLSelectElement>("level").disabled = !speculation.on; }, (e: Error) => trouble(e.message));
+    void speculation.begin().then((advice) => { trouble(advice); by<HTMLSelectElement>("level").disabled = !speculation.on; void estimate(); }, (e: Error) => trouble(e.message));
   },
   login(message) {
     connected(false);
@@ -146,7 +146,7 @@ async function run(): Promise<void> {
 async function progress(began: number): Promise<void> {
   const waited = duration(performance.now() - began), so = rows.length > 0 ? `, ${rows.length.toLocaleString("en")} rows` : "";
   let calls = "";
-  if (running && MODEL_CALL.test(running.sql)) {
+  if (running && running.sql.search(MODEL_CALLS) >= 0) {
     const queue = await bridge.ask("SELECT function, sum(rows_done), sum(rows) FROM prepack.queue WHERE pid = $1::int GROUP BY 1", String(pid)).catch(() => []);
     calls = queue.map((r) => `; ${cellText(r[0])}: ${cellText(r[1])} of ${cellText(r[2])} rows of this batch`).join("");
   }
@@ -205,17 +205,26 @@ async function origin(ms: number, firstMs: number, transaction: string): Promise
   line();
 }
 
-// Rows, tokens and time that calls to models will take, before they run.
+// Rows, tokens and time that calls to models will take, function by function, before they run. Asked of the side
+// connection: the other may be amid a statement or a failed transaction, and an estimate must not wait or add to it.
+// So a table that only an open transaction knows gives none.
 async function estimate(): Promise<void> {
-  const { text } = editor.statement();
-  by("estimate").textContent = "";
-  if (!speculation.on || !MODEL_CALL.test(text)) return;
+  const { text } = editor.statement(), line = by("estimate");
+  line.textContent = "";
+  const called = [...new Set([...text.matchAll(MODEL_CALLS)].map((m) => m[1].toLowerCase()))];
+  if (!speculation.on || called.length === 0) return;
   try {
-    const plan = await explain(text);
-    const past = await bridge.ask("SELECT sum(prompt_tokens - shared_prefix_tokens + output_tokens) / nullif(sum(rows), 0), sum(prefill_ms + decode_ms) / nullif(sum(rows), 0) FROM prepack.pg_stat_prepack WHERE function = lower($1)", MODEL_CALL.exec(text)![1]);
-    const n = modelRows(plan), [tokens, ms] = past[0].map((c) => (c === null ? NaN : Number(cellText(c))));
-    by("estimate").textContent = `about ${n.toLocaleString("en")} rows to the model` +
-      (Number.isFinite(tokens) ? `, ${Math.round(n * tokens).toLocaleString("en")} tokens, ${duration(n * ms)}` : "; no earlier call tells how long");
+    const wanted = modelRows(await explain(text), called), names = [...wanted.keys()];
+    const past = await bridge.ask("SELECT function, sum(prompt_tokens - shared_prefix_tokens + output_tokens) / sum(rows), sum(prefill_ms + decode_ms) / sum(rows) " +
+      "FROM prepack.pg_stat_prepack WHERE function = ANY ($1::text[]) GROUP BY 1 HAVING sum(rows) > 0", `{${names.join(",")}}`);
+    const known = new Map(past.map((r) => [cellText(r[0]), r.slice(1).map((c) => Number(cellText(c)))]));
+    const count = (n: number) => Math.round(n).toLocaleString("en");
+    const sum = (of: (name: string) => number) => names.reduce((all, name) => all + of(name), 0);
+    const parts = [`about ${count(sum((f) => wanted.get(f)!))} rows to the model`];
+    if (names.length > 1) parts[0] += ` (${names.map((f) => `${f} ${count(wanted.get(f)!)}`).join(", ")})`;
+    if (known.size > 0) parts.push(`${count(sum((f) => wanted.get(f)! * (known.get(f)?.[0] ?? 0)))} tokens`, duration(sum((f) => wanted.get(f)! * (known.get(f)?.[1] ?? 0))));
+    const untold = names.filter((f) => !known.has(f));
+    line.textContent = parts.join(", ") + (untold.length > 0 ? `; no earlier call of ${untold.join(" or ")} tells how long` : "");
   } catch { /* it does not plan yet */ }
 }
 

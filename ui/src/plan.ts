@@ -19,12 +19,15 @@ export function planTree(plan: Plan): HTMLElement {
   return node;
 }
 
-// The rows that calls to models will get: those of the batch nodes, or of the whole plan.
-export function modelRows(plan: Plan): number {
-  const batches: number[] = [];
+// The rows that each function of a model will get, by name: those that flow into its batch node; of a function that
+// is called in the text but in no batch, those of the whole plan.
+export function modelRows(plan: Plan, called: string[]): Map<string, number> {
+  const rows = new Map<string, number>();
   (function visit(p: Plan): void {
-    if (p["Custom Plan Provider"] === "Prepack Batch") batches.push(p["Plan Rows"]);
+    for (const name of (p["Custom Plan Provider"] === "Prepack Batch" && (p["Calls"] as string[] | undefined)) || [])
+      rows.set(name, (rows.get(name) ?? 0) + (p.Plans?.[0]?.["Plan Rows"] ?? p["Plan Rows"]));
     p.Plans?.forEach(visit);
   })(plan);
-  return batches.length > 0 ? batches.reduce((a, b) => a + b, 0) : plan["Plan Rows"];
+  for (const name of called) if (!rows.has(name)) rows.set(name, plan["Plan Rows"]);
+  return rows;
 }

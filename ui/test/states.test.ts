@@ -42,6 +42,13 @@ test("states: calls to models: an estimate, progress, Cancel", async () => {
   await runQuery(page, "SELECT prepack.generate(n_name, model => 'dummy') FROM nation");
   await write(page, "SELECT prepack.generate(n_name, model => 'dummy') FROM nation WHERE n_nationkey >= 0");
   await until("tokens and time are estimated", async () => /rows to the model, [\d,]+ tokens, [\d.]+ m?s/.test(await text(page, "#estimate")));
+  await write(page, "SELECT prepack.generate(n_name, model => 'dummy'), prepack.is_true(n_comment, 'x', model => 'dummy') FROM nation");
+  await until("each function is estimated", async () => (await text(page, "#estimate")).includes("about 50 rows to the model (generate 25, is_true 25)"));
+  check((await text(page, "#estimate")).includes("no earlier call of is_true"), await text(page, "#estimate"));
+  await page.keyboard.press("Control+Enter");
+  await until("it has run", async () => /^[\d.]+ m?s; 25 rows/.test(await text(page, "#origin")));
+  await page.keyboard.type(" ");
+  await until("both tell how long", async () => /rows to the model \(generate 25, is_true 25\), [\d,]+ tokens, [\d.]+ m?s$/.test(await text(page, "#estimate")));
   await write(page, "SELECT count(prepack.generate('item ' || i, model => 'dummy')) FROM generate_series(1, 50000000) i");
   await page.keyboard.press("Control+Enter");
   await until("progress", async () => /generate: \d+ of \d+ rows/.test(await text(page, "#origin")));
