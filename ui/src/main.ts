@@ -62,7 +62,7 @@ const bridge = new Bridge({
     trouble(code === "token" ? `Open the link that prepack-studio printed last: ${message}.` : message);
   },
   notify(channel, payload) { if (channel === "prepack_speculation") speculation.notify(payload); },
-  columns(columns) { rows = new Rows(columns); grid.set(rows); void names(columns); by("origin").textContent = "reading…"; },
+  columns(columns) { rows = new Rows(columns); grid.set(rows); void names(columns).catch(() => undefined); by("origin").textContent = "reading…"; },
   rows(text, n) {
     if (rows.chars > CHARS_MAX) return;
     rows.add(text, n);

@@ -31,7 +31,7 @@ export class Speculation {
   on = false;
 
   constructor(private bridge: Bridge, private editor: Editor, private grid: Grid) {
-    setInterval(() => { if (this.on && !document.hidden) void this.look(); }, 2000);
+    setInterval(() => { if (this.on && !document.hidden) this.refresh(); }, 2000);
   }
 
   // A session began: is prepack there, and does it speculate?
@@ -54,7 +54,7 @@ export class Speculation {
     by<HTMLSelectElement>("level").value = level;
     this.on = true;
     this.feed(this.editor.text, this.editor.cursor);
-    void this.look();
+    this.refresh();
     return level === "off" ? "Speculation is off: choose suggest or materialize above for previews." : "";
   }
 
@@ -100,7 +100,7 @@ export class Speculation {
     const fail = () => undefined; /* a newer text has taken its place */
     if (event === "completions") void this.complete(id).catch(fail);
     else if (event === "preview" || event === "done") void this.preview(id).catch(fail);
-    if (event === "table") void this.look().catch(fail);
+    if (event === "table") this.refresh();
   }
 
   private async complete(id: string): Promise<void> {
@@ -165,8 +165,11 @@ export class Speculation {
     });
   }
 
+  // Draws the side view anew; a connection that was lost meanwhile is told of elsewhere.
+  private refresh(): void { void this.look().catch(() => undefined); }
+
   // Draws the side view.
-  async look(): Promise<void> {
+  private async look(): Promise<void> {
     const tables = await this.tables();
     const counters = await this.bridge.ask("SELECT name, value FROM prepack.pg_stat_prepack_speculation WHERE value > 0");
     const more = await this.bridge.ask("SELECT pg_size_bytes(current_setting('prepack.speculation_max_bytes')), (SELECT string_agg(state, ', ') FROM prepack.speculations)");
