@@ -106,7 +106,8 @@ export function filteredBy(text: string, q: Query, condition: string): string {
   return insert(text, [...(either ? [{ at: start, text: "(" }] : []), { at: q.where.to, text: `${either ? ")" : ""}${gap}${gap === "\n" ? "  " : ""}AND ${condition}` }]);
 }
 
-// Columns with few values, of the query's tables and of those that their foreign keys lead to.
+// Columns with few values, of the query's tables and of those that their foreign keys lead to; in a table on its own,
+// only those whose values come again.
 const COLUMNS = `
 WITH named AS (SELECT n, name, alias, to_regclass(name)::oid AS relid FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u(name, alias, n)),
 near AS (
@@ -118,7 +119,7 @@ near AS (
        JOIN pg_attribute k ON k.attrelid = c.conrelid AND k.attnum = p.k JOIN pg_attribute f ON f.attrelid = c.confrelid AND f.attnum = p.f))
   FROM named JOIN pg_constraint c ON c.conrelid = relid AND c.contype = 'f' WHERE c.confrelid NOT IN (SELECT relid FROM named WHERE relid IS NOT NULL)),
 known AS (
-  SELECT n, alias, joined, a.attname, a.attnum, t.typcategory, (s.most_common_freqs)[1] AS share,
+  SELECT n, alias, joined, joined = '' AND (SELECT count(*) = 1 FROM named) AS alone, r.reltuples AS rows, a.attname, a.attnum, t.typcategory, (s.most_common_freqs)[1] AS share,
     CASE WHEN s.n_distinct < 0 THEN -s.n_distinct * r.reltuples ELSE s.n_distinct END AS different,
     CASE WHEN a.atttypid = 'bpchar'::regtype THEN rtrim((s.most_common_vals::text::text[])[1]) ELSE (s.most_common_vals::text::text[])[1] END AS value
   FROM near JOIN pg_class r ON r.oid = relid JOIN pg_namespace o ON o.oid = r.relnamespace
@@ -127,7 +128,7 @@ known AS (
   WHERE has_column_privilege(r.oid, a.attnum, 'SELECT'))
 SELECT format('%s%I', alias || CASE alias WHEN '' THEN '' ELSE '.' END, attname), attname, joined, typcategory = 'N',
   CASE typcategory WHEN 'N' THEN value ELSE quote_literal(value) END, share
-FROM known WHERE different BETWEEN 2 AND 60 ORDER BY typcategory = 'N', n, attnum`;
+FROM known WHERE different BETWEEN 2 AND 60 AND NOT (alone AND different > rows / 2) ORDER BY typcategory = 'N', n, attnum`;
 
 // What the catalog suggests after a query.
 async function fromCatalog(bridge: Bridge, text: string): Promise<Suggestion[]> {

@@ -177,8 +177,10 @@ export class Speculation {
     by("budget").textContent = `${bytes(used)} of ${bytes(Number(cellText(more[0][0])))}`;
     by("work").textContent = `worker: ${cellText(more[0][1]) || "resting"}`;
     by("tables").replaceChildren(...tables.map((t) => {
-      const item = document.createElement("li");
-      item.textContent = `${t.id} · ${t.kind} · ${t.state}${t.state === "dead" ? ` (${t.reason})` : ""} · ${t.rows} rows · ${bytes(t.bytes)} · ${t.hits} hits · ${t.definition}`;
+      const item = document.createElement("li"), code = document.createElement("code");
+      item.textContent = `${t.id} · ${t.kind} · ${t.state}${t.state === "dead" ? ` (${t.reason})` : ""} · ${t.rows.toLocaleString("en")} rows · ${bytes(t.bytes)} · ${t.hits} hits`;
+      item.title = code.textContent = t.definition;
+      item.append(code);
       return item;
     }));
     by("counters").replaceChildren(...counters.flatMap((r) => {
