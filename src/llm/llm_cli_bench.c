@@ -392,6 +392,8 @@ run_work(bench *b)
 	else
 		status = work_texts(b, strcmp(b->s->work, "embed") == 0 ? work_embed : work_classify);
 	if (status == LLM_OK)
+		print_figure("budget", b->info.budget_tokens, "tokens a pass");
+	if (status == LLM_OK)
 		print_figure("memory/accounted", (double) (b->info.bytes_weights + b->bytes_kv_used), "B");
 	return status;
 }

@@ -103,8 +103,10 @@ llm_slot_free(llm_slot *slot)
 	}
 }
 
-/* Runs one synthetic pass of n tokens in segments; KV pages are used from the first on, since
- * nobody owns any yet. */
+/*
+ * Runs one synthetic pass of n tokens in segments and reads a row of it: a card has only been asked
+ * for a pass until then. KV pages are used from the first on, since nobody owns any yet.
+ */
 static llm_status
 run_synthetic(llm_slot *slot, const uint32_t *pages, uint32_t n, llm_error *err)
 {
@@ -114,6 +116,7 @@ run_synthetic(llm_slot *slot, const uint32_t *pages, uint32_t n, llm_error *err)
 	uint32_t i_page = 0;
 	uint32_t n_segs = 0;
 	uint32_t last = n - 1;
+	uint32_t row = 0;
 	llm_batch batch = {.n_tokens = n,
 	                   .tokens = pass->tokens,
 	                   .pos = pass->pos,
@@ -136,14 +139,16 @@ run_synthetic(llm_slot *slot, const uint32_t *pages, uint32_t n, llm_error *err)
 		i_page += (n_new + page_tokens - 1) / page_tokens;
 	}
 	batch.n_segs = n_segs;
-	if (slot->model->arch.decoder)
-		return llm_forward_decode(slot->ws, &batch, err);
 	if (llm_pass_reserve(pass,
 	                     (size_t) n_segs *
 	                         (slot->model->arch.d_model + slot->model->arch.n_classes),
 	                     0, err) != LLM_OK)
 		return LLM_E_NOMEM;
-	return llm_forward_encode(slot->ws, &batch, pass->logits, err);
+	if (!slot->model->arch.decoder)
+		return llm_forward_encode(slot->ws, &batch, pass->logits, err);
+	if (llm_forward_decode(slot->ws, &batch, err) != LLM_OK)
+		return err->code;
+	return llm_forward_states(slot->ws, &row, 1, pass->logits, err);
 }
 
 /*
