@@ -17,7 +17,7 @@ OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_pro
              src/speql/speql_funcs.o src/speql/speql_shared.o src/speql/speql_track.o \
              src/speql/speql_env.o src/speql/speql_form.o src/speql/speql_match.o \
              src/speql/speql_rewrite.o src/speql/speql_rollup.o src/speql/speql_define.o \
-             src/speql/speql_registry.o src/speql/speql_build.o src/speql/speql_scan.o \
+             src/speql/speql_registry.o src/speql/speql_build.o src/speql/speql_index.o src/speql/speql_scan.o \
              src/speql/speql_plan.o src/speql/speql_tables.o \
              src/speql/speql_feed.o src/speql/speql_worker.o src/speql/speql_preview.o \
              src/speql/speql_history.o src/speql/speql_predict.o src/speql/speql_results.o \

@@ -56,6 +56,20 @@ ok(wait_until("SELECT count(*) = 0 FROM prepack.speculations"), 'the worker ends
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'prepack speculator'"),
 	'0', 'no worker is left');
 
+# what is sorted: the table has an index in this order as soon as the text that asks for it rests
+my $sorted = 'SELECT id % 20000 AS k, sum(amount) FROM sale WHERE id > 5 GROUP BY 1';
+my @plans = map { typed("$sorted$_", "EXPLAIN (COSTS OFF) $sorted$_") } '', ' ORDER BY 2 DESC NULLS LAST, 1';
+like($plans[0], qr/Prepack Speculation.*Seq Scan on speculation_/s, 'without an order a table is read as it lies');
+like($plans[1], qr/Prepack Speculation.*Index(?: Only)? Scan using speculation_\w+_o2/s,
+	'an order is read from an index');
+unlike($plans[1] =~ s/.*?Index//sr, qr/Sort/, 'and nothing is sorted then');
+is($node->safe_psql('postgres', <<'SQL'), 't|t', 'the index has the keys of the order, and counts');
+SELECT pg_get_indexdef(indexrelid) LIKE '%(c2 DESC NULLS LAST, c1)',
+    bytes = pg_relation_size(indrelid) + pg_relation_size(indexrelid)
+FROM pg_index JOIN prepack.speculation_tables ON indrelid::regclass::text LIKE 'prepack.speculation\_' || id || '\_%'
+WHERE indexrelid::regclass::text LIKE '%\_o2'
+SQL
+
 # 13: two hundred edits
 my $storm = join("\n", 'SET prepack.speculation = materialize;',
 	map { sprintf "SELECT prepack.speculate('SELECT city FROM sale WHERE id > %d') > 0;", $_ } 1 .. 200);

@@ -50,14 +50,12 @@
 
 #include "compat.h"
 #include "speql_calls.h"
+#include "speql_index.h"
 #include "speql_registry.h"
 #include "speql_track.h"
 
-#define CHARGE_STEP     (128 * 1024) /* bytes that are charged to the quota at once */
-#define INDEXES_MAX     2            /* of one table */
-#define INDEX_MIN_ROWS  20000        /* of a table that gets any */
-#define INDEX_ROW_BYTES 28           /* a first guess */
-#define ROW_BYTES       (SizeofHeapTupleHeader + sizeof(ItemIdData) + 8)
+#define CHARGE_STEP (128 * 1024) /* bytes that are charged to the quota at once */
+#define ROW_BYTES   (SizeofHeapTupleHeader + sizeof(ItemIdData) + 8)
 
 /* ---- what it depends on ------------------------------------------------------------------ */
 
@@ -126,8 +124,8 @@ same_relations(const Query *definition, List *relids)
 /* ---- the table --------------------------------------------------------------------------- */
 
 /* The extension and its owner. */
-static Oid
-extension_owner(Oid *extension)
+Oid
+speql_extension_owner(Oid *extension)
 {
 	Relation rel = table_open(ExtensionRelationId, AccessShareLock);
 	Oid owner = InvalidOid;
@@ -175,7 +173,7 @@ create_statement(const Query *definition, const char *name)
 static Oid
 create_table(const Query *definition, const char *name)
 {
-	Oid extension, owner = extension_owner(&extension), user;
+	Oid extension, owner = speql_extension_owner(&extension), user;
 	ObjectAddress address, member = {.classId = ExtensionRelationId};
 	int sec_context;
 
@@ -296,7 +294,7 @@ charge_real_size(SpeqlTable *table, Relation rel)
 static void
 analyse_table(const char *name)
 {
-	Oid extension, owner = extension_owner(&extension), user;
+	Oid extension, owner = speql_extension_owner(&extension), user;
 	VacuumStmt *command = makeNode(VacuumStmt);
 	int sec_context;
 
@@ -306,74 +304,6 @@ analyse_table(const char *name)
 	    list_make1(makeVacuumRelation(makeRangeVar("prepack", pstrdup(name), -1), InvalidOid, NIL));
 	ExecVacuum(make_parsestate(NULL), command, false);
 	SetUserIdAndSecContext(user, sec_context);
-}
-
-/* ---- indexes ----------------------------------------------------------------------------- */
-
-/* True when a column can be indexed, and its values are short. */
-static bool
-indexable(Node *expr)
-{
-	Oid type = exprType(expr);
-
-	return OidIsValid(GetDefaultOpClass(type, BTREE_AM_OID)) &&
-	       (get_typlen(type) > 0 || type == NUMERICOID);
-}
-
-/* The CREATE INDEX of one column. */
-static IndexStmt *
-index_statement(const char *table, int column)
-{
-	IndexStmt *stmt = makeNode(IndexStmt);
-	IndexElem *elem = makeNode(IndexElem);
-
-	elem->name = psprintf("c%d", column);
-	stmt->idxname = psprintf("%s_c%d", table, column);
-	stmt->relation = makeRangeVar("prepack", pstrdup(table), -1);
-	stmt->accessMethod = "btree";
-	stmt->indexParams = list_make1(elem);
-	return stmt;
-}
-
-/* Makes one index, as the owner; true when there was room for it. */
-static bool
-create_index(SpeqlTable *table, const char *name, int column)
-{
-	int64 bytes = (int64) (table->rows * INDEX_ROW_BYTES);
-	Oid extension, owner = extension_owner(&extension), user;
-	int sec_context;
-	ObjectAddress address;
-	Relation index;
-
-	if (!speql_registry_charge(table, bytes))
-		return false;
-	GetUserIdAndSecContext(&user, &sec_context);
-	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	address = PP_DEFINE_INDEX(table->relid, index_statement(name, column));
-	SetUserIdAndSecContext(user, sec_context);
-	index = index_open(address.objectId, AccessShareLock);
-	(void) speql_registry_charge(table, (int64) RelationGetNumberOfBlocks(index) * BLCKSZ - bytes);
-	index_close(index, AccessShareLock);
-	return true;
-}
-
-/* Indexes the columns that edits will compare, where the table is large enough to gain by it. */
-static void
-create_indexes(SpeqlTable *table, const char *name, const Query *definition, List *compared)
-{
-	int n = 0;
-	ListCell *lc, *entry;
-
-	if (table->rows < INDEX_MIN_ROWS)
-		return;
-	foreach (lc, compared)
-		foreach (entry, definition->targetList)
-		{
-			TargetEntry *tle = lfirst_node(TargetEntry, entry);
-
-			if (n < INDEXES_MAX && indexable(lfirst(lc)) && equal(tle->expr, lfirst(lc)))
-				n += create_index(table, name, tle->resno);
-		}
 }
 
 /* ---- all together ------------------------------------------------------------------------ */
@@ -551,7 +481,7 @@ build_rows(SpeqlTable *table, Query *definition, List *relids, List *compared, c
 	table->next_xid = ReadNextFullTransactionId();
 	table->built_at = table->used_at = GetCurrentTimestamp();
 	table->build_ms = (table->built_at - start) / 1000.0;
-	create_indexes(table, name, definition, compared);
+	speql_index_compared(table, name, definition, compared);
 	analyse_table(name);
 	return true;
 }

@@ -48,4 +48,7 @@ extern SpeqlEstimate speql_estimate(Query *definition);
 extern uint64 speql_build(Query *definition, SpeqlTableKind kind, List *compared, uint64 env,
                           const char **problem);
 
+/* The owner of the extension, and so of all tables; *extension: its OID. */
+extern Oid speql_extension_owner(Oid *extension);
+
 #endif /* SPEQL_BUILD_H */

@@ -393,6 +393,26 @@ speql_registry_ticket(uint64 id, SpeqlTicket *ticket)
 	return ready;
 }
 
+/* The row of a table that is locked. */
+SpeqlTable *
+speql_registry_locked(Oid relid)
+{
+	SpeqlTable *found = NULL;
+
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+		return NULL;
+	LWLockAcquire(speql_shared->lock, LW_SHARED);
+	for (int i = 0; i < SPEQL_TABLES_MAX && found == NULL; i++)
+	{
+		SpeqlTable *t = &speql_shared->tables[i];
+
+		if (t->state == SPEQL_TABLE_READY && t->dbid == MyDatabaseId && t->relid == relid)
+			found = t;
+	}
+	LWLockRelease(speql_shared->lock);
+	return found;
+}
+
 /* Counts a hit. */
 void
 speql_registry_hit(uint64 id, double saved_ms)

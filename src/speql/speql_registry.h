@@ -59,6 +59,12 @@ extern bool speql_registry_ticket(uint64 id, SpeqlTicket *ticket);
 /* Counts that a table answered, and the time that it is thought to have saved. */
 extern void speql_registry_hit(uint64 id, double saved_ms);
 
+/*
+ * The row of a ready table that the caller has locked; NULL when it is not ready or not there (any
+ * more). The lock keeps it from being freed.
+ */
+extern SpeqlTable *speql_registry_locked(Oid relid);
+
 /* Makes a table dead, so that the next sweep drops it. */
 extern void speql_registry_kill(uint64 id);
 

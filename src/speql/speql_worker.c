@@ -36,6 +36,7 @@
 #include "speql_build.h"
 #include "speql_env.h"
 #include "speql_feed.h"
+#include "speql_index.h"
 #include "speql_model.h"
 #include "speql_plantree.h"
 #include "speql_predict.h"
@@ -583,6 +584,36 @@ work_on(Speculator *s, Work *w)
 		preview(s, w, built ? 0 : o.ms_first);
 }
 
+/* Step: gives a table that the statement's plan sorts an index in this order. */
+static void
+step_order(Speculator *s, void *arg)
+{
+	Query *query = speql_analyse(s->work[0].repair.sql);
+
+	*(bool *) arg =
+	    speql_may_run(query) && speql_index_order(speql_ahead_plan(s->session, query, "", false));
+}
+
+/* Shortens what a statement that is complete still takes with the tables that are there. */
+static void
+work_on_order(Speculator *s, Work *w)
+{
+	Outlook o = {.work = w};
+	TimestampTz start;
+	bool indexed = false;
+
+	if (!w->runs || w->repair.note.len > 0 || s->request.level < PP_SPECULATION_MATERIALIZE ||
+	    !run_step(s, step_outlook, &o, 2000, NULL) || o.ms_now == o.ms_plain ||
+	    o.ms_now < CHEAP_MS || !wait_for_pause(s, WHOLE_PAUSE_MS))
+		return;
+	start = GetCurrentTimestamp();
+	if (run_step(s, step_order, &indexed, pp_speculation_statement_timeout, NULL) && indexed)
+	{
+		log_if_slow("index", start, w->repair.sql);
+		plan_again(s);
+	}
+}
+
 /*
  * Builds what answers edits of the constants that were typed, once nothing else is to be done: one
  * table without all of the conditions, or, where that has too many groups, one a column.
@@ -636,6 +667,8 @@ work_on_text(Speculator *s)
 	for (int i = s->n - 1; i >= 0 && !superseded(s); i--)
 		if (!s->work[i].under_cursor)
 			work_on(s, &s->work[i]);
+	if (s->n > 0 && !superseded(s))
+		work_on_order(s, &s->work[0]);
 	if (s->n > 0 && !superseded(s))
 		work_on_edits(s, &s->work[0]);
 	if (s->n > 0 && s->planned != s->n_built && !superseded(s))
