@@ -91,4 +91,17 @@ my @clerk = grep { /\|.*\|./ } @{ ask('clerk', @texts) };
 cmp_ok(scalar @clerk, '>', 0, 'it continues those of a role that may read two columns');
 is(scalar(grep { /n_regionkey|n_comment|\bfrom\s+(?!nation\b)\w/i } @clerk), 0, 'and names no others')
   or diag(join "\n", @clerk);
+# A text that may be submitted as it is has its table first; one that is not finished has the model's words first.
+$node->safe_psql('postgres', 'CREATE TABLE sale AS SELECT i AS id, i % 50 AS city FROM generate_series(1, 100000) i');
+sub steps
+{
+	my ($text) = @_;
+	my $from = -s $node->logfile;
+	$node->safe_psql('postgres', "SET prepack.speculation = materialize; ANALYZE sale;\n" . sql_typing($text));
+	return join ' ', slurp_file($node->logfile, $from) =~ /^.*duration: [\d.]+ ms  (table|model): /mg;
+}
+$node->safe_psql('postgres', 'ALTER SYSTEM SET prepack.speculation_log_min_duration = 0; SELECT pg_reload_conf()');
+like(steps('SELECT city, count(*) FROM sale GROUP BY city'), qr/^table model/, 'a whole text has its table first');
+like(steps('SELECT city, sum(id) FROM sale GROUP BY city ORDER BY'), qr/^model table/,
+	'an unfinished one is continued first');
 done_testing();

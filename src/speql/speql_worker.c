@@ -54,15 +54,17 @@
 #define SAMPLE_PERCENT 2.0
 /* an existing table must be so much cheaper than none, else a better is built */
 #define MIN_GAIN          4.0
-#define PREFETCH_PAGES    8192   /* of what a block reads, where no table may be built */
-#define MODEL_PAUSE_MS    40     /* of typing, before the model is asked */
-#define MODEL_MS          2000   /* that it may take */
-#define NO_MODEL_MS       30000  /* until it is asked again after it did not answer */
-#define SLOW_MODEL_MS     1000   /* … or only took too long */
-#define DOUBT             3.0    /* times the limit that a build may be expected to take */
-#define SUPERSETS         4      /* that are tried for one text */
+#define PREFETCH_PAGES    8192  /* of what a block reads, where no table may be built */
+#define MODEL_PAUSE_MS    40    /* of typing, before the model is asked */
+#define MODEL_MS          2000  /* that it may take */
+#define NO_MODEL_MS       30000 /* until it is asked again after it did not answer */
+#define SLOW_MODEL_MS     1000  /* … or only took too long */
+#define TABLE_FIRST_MS    1500  /* a build of a text that may be submitted any moment precedes it */
+#define DOUBT             3.0   /* times the limit that a build may be expected to take */
+#define SUPERSETS         4     /* that are tried for one text */
 #define SUPERSET_ROWS     500000 /* most of one */
 #define SUPERSET_COST     2.5    /* times what the block itself costs, at most */
+#define ROW_COST          0.2    /* of a row that is written, in the planner's units */
 #define FIRST_MS_PER_COST 0.004  /* until builds have shown what a unit of cost takes */
 
 /* One block of the text at hand. */
@@ -501,7 +503,7 @@ step_build(Speculator *s, void *arg)
 	step->id = speql_build(definition, step->superset ? SPEQL_KIND_SUPERSET : SPEQL_KIND_EXACT,
 	                       speql_compared_columns(dropped), s->request.env, &problem);
 	step->ms = (GetCurrentTimestamp() - start) / 1000.0;
-	learn(s, e.cost, step->ms);
+	learn(s, e.cost + ROW_COST * e.rows, step->ms);
 }
 
 /* Builds a table for a block. True when there is one now; *none: see BuildStep. */
@@ -556,7 +558,7 @@ static void
 work_on(Speculator *s, Work *w)
 {
 	Outlook o = {.work = w};
-	bool built = false, costly, none;
+	bool built = false, costly, none, table_first;
 
 	if (!w->runs || !run_step(s, step_outlook, &o, 2000, NULL) || !o.may_run)
 	{
@@ -569,7 +571,8 @@ work_on(Speculator *s, Work *w)
 	costly = o.ms_first > COSTLY_MS;
 	if (w->under_cursor && (!costly || o.ms_first > SAMPLE_OVER_MS) && !superseded(s))
 		preview(s, w, o.ms_first);
-	if (w->under_cursor)
+	table_first = worth_a_table(s, &o) && w->repair.note.len == 0 && o.ms_now <= TABLE_FIRST_MS;
+	if (w->under_cursor && !table_first)
 		ask_model(s);
 	if (worth_a_table(s, &o))
 	{
@@ -582,6 +585,8 @@ work_on(Speculator *s, Work *w)
 	if (w->under_cursor && !superseded(s) &&
 	    (w->preview.sampled ? built : strcmp(w->preview.state, "ready") != 0))
 		preview(s, w, built ? 0 : o.ms_first);
+	if (w->under_cursor && table_first && !superseded(s))
+		ask_model(s);
 }
 
 /* Step: gives a table that the statement's plan sorts an index in this order. */
