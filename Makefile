@@ -25,7 +25,7 @@ LLM_TOKENIZE  = llm_unicode llm_tokenizer llm_tok_vocab llm_tok_trie llm_tok_add
                 llm_tok_unigram llm_tok_wordpiece llm_tok_load_gguf llm_tok_load_hf \
                 llm_tok_load_steps llm_chat
 LLM_MODEL     = llm_arch llm_arch_gguf llm_arch_hf llm_arch_keys llm_arch_pool llm_arch_rope \
-                llm_model llm_model_chat llm_model_names llm_forward llm_forward_encode
+                llm_model llm_model_chat llm_model_names llm_forward llm_forward_encode llm_ranks llm_ranks_ops
 LLM_CPU       = llm_thread llm_cpu llm_cpu_simd llm_cpu_rope llm_cpu_rows llm_cpu_top llm_cpu_weights \
                 llm_cpu_matmul llm_cpu_mlp llm_cpu_i8 llm_cpu_kv llm_cpu_qkv llm_cpu_attn llm_cpu_attn_amx
 LLM_SCHEDULE  = llm_kv llm_kv_page llm_kv_verify llm_label llm_pack llm_prefix llm_sched \
@@ -52,7 +52,7 @@ LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_pack llm_cli_generate llm
 TESTS         = test_alloc test_arch test_chat test_conn test_copies test_cpu_attn test_cpu_ops \
                 test_device test_draft test_dummy test_engine test_engine_order test_forward \
                 test_gguf test_grammar test_grammar_rules test_hash test_json test_kernels test_kv \
-                test_label test_models test_pack test_packed test_prompt test_quant test_remote \
+                test_label test_models test_pack test_packed test_prompt test_quant test_ranks test_remote \
                 test_remote_jobs test_remote_stream test_safetensors test_sample test_sched \
                 test_sched_load test_server test_server_model test_server_remote test_sim test_stop \
                 test_thread test_tok_load test_tokenizer test_unicode test_weights test_wire \

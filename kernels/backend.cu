@@ -286,6 +286,7 @@ static const pp_ops cuda_ops = {
     .pool = cuda_pool,
     .logsumexp = cuda_logsumexp,
     .top = cuda_top,
+    .sum = cuda_sum,
 };
 
 /* Fills what the device says of itself, makes stream and handles. */

@@ -437,6 +437,8 @@ pp_result cuda_add(pp_backend *be, float *dev_x, const pp_act *dev_y, uint32_t n
 pp_result cuda_narrow(pp_backend *be, pp_act *dev_out, const float *dev_x, size_t n);
 pp_result cuda_gather(pp_backend *be, pp_act *dev_out, const pp_act *dev_x, const uint32_t *rows,
                       uint32_t n_rows, uint32_t d);
+pp_result cuda_sum(pp_backend *be, pp_act *dev_out, const pp_act *const *dev_parts,
+                   uint32_t n_parts, const float *dev_bias, uint32_t n_tokens, uint32_t d);
 
 /* norm.cu */
 pp_result cuda_norm(pp_backend *be, pp_act *dev_out, float *dev_x, const pp_act *dev_add,

@@ -77,6 +77,17 @@ typedef enum pp_precision
 } pp_precision;
 
 /*
+ * How a backend of several ranks (llm_ranks.h) divides the part of a matrix; others do not look.
+ * Every rank gets its share of the rows of each part, or its share of the columns of all of them.
+ */
+typedef enum pp_split
+{
+	PP_SPLIT_NONE = 0, /* every rank has all of it */
+	PP_SPLIT_ROWS,     /* a rank computes its outputs: of x, which all have */
+	PP_SPLIT_COLS      /* a rank's outputs are a summand of all: of its own part of x */
+} pp_split;
+
+/*
  * A weight matrix as the loader hands it over: n_rows output features, n_cols inputs, y = x Wᵀ.
  * data points into the mapped file, n_rows rows of row_bytes each, of the given block type; several
  * parts are stacked row-wise into one matrix (fused QKV, fused gate and up). Where dtype is PP_F32
@@ -88,6 +99,7 @@ typedef struct pp_matrix_part
 	pp_dtype dtype;
 	uint32_t n_rows;
 	uint64_t row_bytes;
+	pp_split split; /* the same for all parts of a matrix */
 } pp_matrix_part;
 
 typedef struct pp_matrix pp_matrix; /* opaque: a prepared weight matrix on the device */
@@ -371,6 +383,14 @@ typedef pp_result (*pp_logsumexp_fn)(pp_backend *be, float *dev_lse, const float
 typedef pp_result (*pp_top_fn)(pp_backend *be, pp_top *dev_out, const float *dev_logits,
                                uint32_t n_rows, uint32_t n_vocab, uint32_t k, float scale);
 
+/*
+ * out[T, d] = parts[0] + parts[1] + … (+ bias[d] when not NULL), each [T, d], added in this order
+ * in float: what ranks computed of one product.
+ */
+typedef pp_result (*pp_sum_fn)(pp_backend *be, pp_act *dev_out, const pp_act *const *dev_parts,
+                               uint32_t n_parts, const float *dev_bias, uint32_t n_tokens,
+                               uint32_t d);
+
 /* The table: the ops above, in their order. Every entry but mlp is present in every backend. */
 typedef struct pp_ops
 {
@@ -420,7 +440,10 @@ typedef struct pp_ops
 	pp_pool_fn pool;
 	pp_logsumexp_fn logsumexp;
 	pp_top_fn top;
+	pp_sum_fn sum;
 } pp_ops;
+
+#define PP_RANKS_MAX 8u /* of a model */
 
 /* Pooling kinds of pool(). */
 #define PP_POOL_CLS  0
@@ -434,6 +457,7 @@ struct pp_backend
 	size_t act_bytes; /* of a pp_act */
 	/* Beyond so many tokens a pass is not faster a token, on the fastest of these devices. */
 	uint32_t pass_tokens_max;
+	uint32_t n_ranks;  /* 0: one device; else so many, that share every layer (llm_ranks.h) */
 	char message[256]; /* why the last call failed */
 	bool any_bits;     /* set before the first op: bits may depend on the batch, for speed */
 	                   /* the implementation's own state follows */
@@ -449,6 +473,24 @@ struct pp_backend
 typedef uint32_t (*pp_device_abi_fn)(void);
 typedef pp_result (*pp_device_create_fn)(uint32_t device, pp_backend **out, char *message,
                                          size_t bytes);
+
+/*
+ * How ranks on several cards exchange what they computed: made by pp_cuda_link of the same object,
+ * over backends of it. gather: of each rank's own[bytes], all[n_ranks, bytes] on every rank, in
+ * order with the ops of each. wait: until every rank has done
+ * what it was asked; when one cannot, none goes on waiting for it, and that is PP_E_DEVICE.
+ */
+typedef struct pp_link pp_link;
+struct pp_link
+{
+	pp_result (*gather)(pp_link *link, const void *const *dev_own, void *const *dev_all,
+	                    size_t bytes);
+	pp_result (*wait)(pp_link *link);
+	void (*destroy)(pp_link *link); /* before the backends */
+	char message[256];
+};
+typedef pp_result (*pp_device_link_fn)(pp_backend *const *ranks, uint32_t n_ranks, pp_link **out,
+                                       char *message, size_t bytes);
 
 /* The CPU backend with n_threads threads (0 = all cores). NULL when memory is exhausted. One KV
  * pool each. */

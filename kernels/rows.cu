@@ -6,6 +6,7 @@
  *	gather    out[r] = x[rows[r]]                 bf16
  *	add       x += y                              float += bf16
  *	narrow    out = x                             float to bf16, nearest even
+ *	sum       out = p0 + p1 + … + bias            bf16, added in float from left to right
  *
  * A block a row (a thread an element where there are no rows), any d; each element is one
  * operation, so nothing depends on the shape of the grid.
@@ -60,6 +61,29 @@ add_elements(float *x, const bf16 *y, size_t n)
 	if (i >= n)
 		return;
 	x[i] += __bfloat162float(y[i]);
+}
+
+/* What is summed. */
+struct sum_args
+{
+	const bf16 *parts[PP_RANKS_MAX];
+	uint32_t n_parts;
+};
+
+/* Elements summed in the order of the parts. */
+static __global__ void
+sum_elements(bf16 *out, sum_args a, const float *bias, size_t n, uint32_t d)
+{
+	cuda_begin();
+	const size_t i = (size_t) blockIdx.x * blockDim.x + threadIdx.x;
+
+	if (i >= n)
+		return;
+	float sum = __bfloat162float(a.parts[0][i]);
+
+	for (uint32_t p = 1; p < a.n_parts; p++)
+		sum += __bfloat162float(a.parts[p][i]);
+	out[i] = __float2bfloat16_rn(bias != NULL ? sum + bias[i % d] : sum);
 }
 
 /* Elements narrowed. */
@@ -147,6 +171,26 @@ cuda_add(pp_backend *be, float *dev_x, const pp_act *dev_y, uint32_t n_tokens, u
 		return PP_OK;
 	cuda_launch(cu, add_elements, blocks(n), THREADS, 0, dev_x, cuda_act(dev_y), n);
 	return cuda_launched(cu, "add");
+}
+
+/* out = the sum of parts, and a bias. */
+pp_result
+cuda_sum(pp_backend *be, pp_act *dev_out, const pp_act *const *dev_parts, uint32_t n_parts,
+         const float *dev_bias, uint32_t n_tokens, uint32_t d)
+{
+	pp_cuda *cu = cuda_of(be);
+	const size_t n = (size_t) cuda_bound_tokens(cu, n_tokens) * d;
+	sum_args a = sum_args();
+
+	if (n_parts == 0 || n_parts > PP_RANKS_MAX)
+		return cuda_fail(cu, PP_E_UNSUPPORTED, "a sum of %u parts", n_parts);
+	if (n == 0)
+		return PP_OK;
+	for (uint32_t i = 0; i < n_parts; i++)
+		a.parts[i] = cuda_act(dev_parts[i]);
+	a.n_parts = n_parts;
+	cuda_launch(cu, sum_elements, blocks(n), THREADS, 0, cuda_act(dev_out), a, dev_bias, n, d);
+	return cuda_launched(cu, "sum");
 }
 
 /* out = x. */

@@ -156,6 +156,10 @@ HAND_ON(activate, false,
          bool gated),
         (be, out, x, n, width, act, gated))
 HAND_ON(softcap, false, (pp_backend * be, float *x, size_t n, float cap), (be, x, n, cap))
+HAND_ON(sum, true,
+        (pp_backend * be, pp_act *out, const pp_act *const *parts, uint32_t n_parts,
+         const float *bias, uint32_t n, uint32_t d),
+        (be, out, parts, n_parts, bias, n, d))
 HAND_ON(kv_copy, false, (pp_backend * be, uint32_t to, uint32_t from, uint32_t n),
         (be, to, from, n))
 HAND_ON(kv_move, false, (pp_backend * be, const uint32_t *pages, uint32_t to, uint32_t from),
@@ -439,7 +443,8 @@ static const pp_ops fake_ops = {.alloc = fake_alloc,
                                 .kv_clear = fake_kv_clear,
                                 .pool = fake_pool,
                                 .logsumexp = fake_logsumexp,
-                                .top = fake_top};
+                                .top = fake_top,
+                                .sum = fake_sum};
 
 /* The table that it was built for. */
 uint32_t

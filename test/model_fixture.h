@@ -126,19 +126,15 @@ fixture_device(void)
 	return getenv("PREPACK_TEST_DEVICE");
 }
 
-/* Loads a model for a context (0: its own) and makes room for n_seqs sequences of n_ctx tokens. */
+/* Loads a model onto f->be, which is there, for a context (0: its own) and makes room for n_seqs
+ * sequences of n_ctx tokens. */
 static inline bool
-fixture_open_for(fixture *f, const char *path, pp_precision precision, uint32_t context,
-                 uint32_t n_seqs, uint32_t n_ctx, uint32_t max_tokens, llm_error *err)
+fixture_load(fixture *f, const char *path, pp_precision precision, uint32_t context,
+             uint32_t n_seqs, uint32_t n_ctx, uint32_t max_tokens, llm_error *err)
 {
 	uint32_t n_pages;
 
-	memset(f, 0, sizeof(*f));
-	if (fixture_device() != NULL && precision < PP_PREC_NATIVE)
-		precision = PP_PREC_NATIVE;
-	if (llm_device_open(fixture_device() != NULL ? fixture_device() : "cpu", 0, &f->be, err) !=
-	        LLM_OK ||
-	    llm_model_load(path, f->be, precision, context, &f->m, err) != LLM_OK ||
+	if (llm_model_load(path, f->be, precision, context, &f->m, err) != LLM_OK ||
 	    llm_workspace_create(f->m, max_tokens, max_tokens, &f->ws, err) != LLM_OK)
 		return false;
 	f->pages_per_seq =
@@ -153,6 +149,19 @@ fixture_open_for(fixture *f, const char *path, pp_precision precision, uint32_t 
 	f->has_kv = f->be->ops->kv_create(f->be, f->m->arch.attn, f->m->arch.n_layers, n_pages,
 	                                  precision) == PP_OK;
 	return f->has_kv;
+}
+
+/* The same on the device that is tested. */
+static inline bool
+fixture_open_for(fixture *f, const char *path, pp_precision precision, uint32_t context,
+                 uint32_t n_seqs, uint32_t n_ctx, uint32_t max_tokens, llm_error *err)
+{
+	memset(f, 0, sizeof(*f));
+	if (fixture_device() != NULL && precision < PP_PREC_NATIVE)
+		precision = PP_PREC_NATIVE;
+	return llm_device_open(fixture_device() != NULL ? fixture_device() : "cpu", 0, &f->be, err) ==
+	           LLM_OK &&
+	       fixture_load(f, path, precision, context, n_seqs, n_ctx, max_tokens, err);
 }
 
 /* The same with the model's own context. */

@@ -206,6 +206,7 @@ static const pp_ops cpu_ops = {
     .pool = llm_cpu_pool,
     .logsumexp = llm_cpu_logsumexp,
     .top = llm_cpu_top,
+    .sum = llm_cpu_sum,
 };
 
 #if defined(__x86_64__)

@@ -137,6 +137,8 @@ pp_result llm_cpu_norm_rows(pp_backend *be, float *dev_out, float *dev_x, const 
                             bool plus_one);
 pp_result llm_cpu_add(pp_backend *be, float *dev_x, const float *dev_y, uint32_t n_tokens,
                       uint32_t d);
+pp_result llm_cpu_sum(pp_backend *be, float *dev_out, const float *const *dev_parts,
+                      uint32_t n_parts, const float *dev_bias, uint32_t n_tokens, uint32_t d);
 pp_result llm_cpu_gather(pp_backend *be, float *dev_out, const float *dev_x, const uint32_t *rows,
                          uint32_t n_rows, uint32_t d);
 pp_result llm_cpu_activate(pp_backend *be, float *dev_out, const float *dev_x, uint32_t n_tokens,

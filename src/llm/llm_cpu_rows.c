@@ -17,6 +17,8 @@ typedef struct rows_args
 	float *out;
 	float *x;
 	const float *in;
+	const float *const *parts;
+	uint32_t n_parts;
 	const float *table;
 	const uint32_t *index;
 	const int32_t *ids;
@@ -165,6 +167,42 @@ llm_cpu_add(pp_backend *be, float *dev_x, const float *dev_y, uint32_t n_tokens,
 	rows_args a = {.k = cpu->kernels, .x = dev_x, .in = dev_y, .d = d};
 
 	llm_cpu_rows(cpu, n_tokens, 2 * d * sizeof(float), sum_rows, &a);
+	return PP_OK;
+}
+
+/* Rows of a sum; the first part is copied, so that one part alone keeps its bits. */
+static void
+sum_parts(void *arg, uint32_t begin, uint32_t end, uint32_t thread)
+{
+	const rows_args *a = arg;
+
+	(void) thread;
+	for (size_t t = begin; t < end; t++)
+	{
+		float *out = a->out + t * a->d;
+
+		memcpy(out, a->parts[0] + t * a->d, a->d * sizeof(float));
+		for (uint32_t i = 1; i < a->n_parts; i++)
+			a->k->add(out, a->parts[i] + t * a->d, a->d);
+		if (a->in != NULL)
+			a->k->add(out, a->in, a->d);
+	}
+}
+
+/* out = the sum of parts, and a bias. */
+pp_result
+llm_cpu_sum(pp_backend *be, float *dev_out, const float *const *dev_parts, uint32_t n_parts,
+            const float *dev_bias, uint32_t n_tokens, uint32_t d)
+{
+	llm_cpu *cpu = llm_cpu_of(be);
+	rows_args a = {.k = cpu->kernels,
+	               .out = dev_out,
+	               .parts = dev_parts,
+	               .n_parts = n_parts,
+	               .in = dev_bias,
+	               .d = d};
+
+	llm_cpu_rows(cpu, n_tokens, (n_parts + 1) * d * sizeof(float), sum_parts, &a);
 	return PP_OK;
 }
 

@@ -16,6 +16,7 @@
 
 #include "llm_check.h"
 #include "llm_model_internal.h"
+#include "llm_ranks.h"
 
 /* A walk over the slots. The first failure sticks. */
 typedef struct loader
@@ -29,12 +30,25 @@ typedef struct loader
 	llm_error *err;
 } loader;
 
-/* One tensor of several that are stacked by rows. */
+/*
+ * One tensor of several that are stacked by rows, or some rows of it: a fused tensor is taken
+ * apart, since ranks have their share of each part.
+ */
 typedef struct part
 {
 	model_slot slot;
 	uint32_t n_rows;
+	pp_split split;
+	uint32_t first; /* of the tensor's n_whole rows; 0 of n_rows when n_whole is 0 */
+	uint32_t n_whole;
 } part;
+
+/* The rows that a part's tensor has. */
+static uint32_t
+rows_of_tensor(const part *p)
+{
+	return p->n_whole > 0 ? p->n_whole : p->n_rows;
+}
 
 /* Finds a slot's tensor and notes its use; NULL when the file has none. */
 static const llm_tensor *
@@ -75,14 +89,15 @@ need_tensor(loader *ld, const part *p, uint32_t layer, const char *suffix, uint3
             uint64_t n_cols, bool at_least)
 {
 	const llm_tensor *t = find_tensor(ld, p->slot, layer, suffix);
+	const uint32_t n_rows = rows_of_tensor(p);
 	uint64_t bytes;
 
 	if (t == NULL)
 		fail_slot(ld, LLM_E_FORMAT, p->slot, layer, suffix, "is missing");
-	else if (t->n_dims != n_dims || (at_least ? t->dims[0] < p->n_rows : t->dims[0] != p->n_rows) ||
+	else if (t->n_dims != n_dims || (at_least ? t->dims[0] < n_rows : t->dims[0] != n_rows) ||
 	         (n_dims == 2 && t->dims[1] != n_cols))
 		fail_slot(ld, LLM_E_FORMAT, p->slot, layer, suffix, "has not the shape the model implies");
-	else if (!llm_dtype_bytes(t->dtype, n_dims == 2 ? n_cols : p->n_rows, &bytes))
+	else if (!llm_dtype_bytes(t->dtype, n_dims == 2 ? n_cols : n_rows, &bytes))
 		fail_slot(ld, LLM_E_FORMAT, p->slot, layer, suffix, "is of a type its rows do not fit");
 	else
 		return ld->status == LLM_OK ? t : NULL;
@@ -107,14 +122,33 @@ upload_floats(loader *ld, const float *values, uint64_t n)
 	return dev;
 }
 
+/* n values of a part's tensor from the first on, in float. */
+static void
+read_floats(loader *ld, const part *p, uint32_t layer, const char *suffix, const llm_tensor *t,
+            uint64_t first, uint64_t n, float *out)
+{
+	uint64_t skipped;
+	uint64_t bytes;
+
+	if (!llm_dtype_bytes(t->dtype, first, &skipped) || !llm_dtype_bytes(t->dtype, n, &bytes))
+		fail_slot(ld, LLM_E_UNSUPPORTED, p->slot, layer, suffix,
+		          "is of a type that does not split into whole blocks");
+	else
+		ld->status = llm_dequantise(t->dtype, (const uint8_t *) t->data + skipped, out, n, ld->err);
+}
+
 /*
  * Loads parts one after another as floats: vectors (n_cols 0), or tables of n_cols columns whose
- * tensors may have more rows than asked for. NULL in a dry walk and on failure.
+ * tensors may have more rows than asked for. What belongs to rows that ranks share is in the order
+ * of the ranks: each rank's share of every part, then the next one's. NULL in a dry walk and on
+ * failure.
  */
 static float *
 load_floats(loader *ld, const part *parts, uint32_t n_parts, uint32_t layer, const char *suffix,
             uint32_t n_cols)
 {
+	const uint32_t n_ranks = ld->m->be->n_ranks;
+	const uint32_t n_shares = parts[0].split == PP_SPLIT_ROWS && n_ranks > 0 ? n_ranks : 1;
 	uint64_t width = n_cols > 0 ? n_cols : 1;
 	uint64_t n = 0;
 	uint64_t used = 0;
@@ -126,15 +160,17 @@ load_floats(loader *ld, const part *parts, uint32_t n_parts, uint32_t layer, con
 	if (ld->status == LLM_OK && !ld->dry &&
 	    (host = llm_malloc_array((size_t) n, sizeof(float))) == NULL)
 		ld->status = llm_fail(ld->err, LLM_E_NOMEM, "out of memory");
-	for (uint32_t i = 0; ld->status == LLM_OK && i < n_parts; i++)
+	for (uint32_t i = 0; ld->status == LLM_OK && i < n_shares * n_parts; i++)
 	{
+		const part *p = &parts[i % n_parts];
+		const uint32_t n_rows = p->n_rows / n_shares;
 		const llm_tensor *t =
-		    need_tensor(ld, &parts[i], layer, suffix, n_cols > 0 ? 2 : 1, n_cols, n_cols > 0);
+		    need_tensor(ld, p, layer, suffix, n_cols > 0 ? 2 : 1, n_cols, n_cols > 0);
 
 		if (t != NULL && host != NULL)
-			ld->status =
-			    llm_dequantise(t->dtype, t->data, host + used, parts[i].n_rows * width, ld->err);
-		used += parts[i].n_rows * width;
+			read_floats(ld, p, layer, suffix, t, (p->first + i / n_parts * n_rows) * width,
+			            n_rows * width, host + used);
+		used += n_rows * width;
 	}
 	if (ld->status == LLM_OK && host != NULL)
 		dev = upload_floats(ld, host, n);
@@ -146,7 +182,7 @@ load_floats(loader *ld, const part *parts, uint32_t n_parts, uint32_t layer, con
 static float *
 load_vector(loader *ld, model_slot slot, uint32_t layer, const char *suffix, uint32_t n)
 {
-	return load_floats(ld, &(part){slot, n}, 1, layer, suffix, 0);
+	return load_floats(ld, &(part){.slot = slot, .n_rows = n}, 1, layer, suffix, 0);
 }
 
 /*
@@ -167,8 +203,10 @@ load_matrix(loader *ld, const part *parts, uint32_t n_parts, uint32_t layer, uin
 
 		if (t == NULL)
 			return NULL;
-		stack[i] = (pp_matrix_part){.data = t->data, .dtype = t->dtype, .n_rows = parts[i].n_rows};
+		stack[i] =
+		    (pp_matrix_part){.dtype = t->dtype, .n_rows = parts[i].n_rows, .split = parts[i].split};
 		llm_dtype_bytes(t->dtype, n_cols, &stack[i].row_bytes);
+		stack[i].data = (const uint8_t *) t->data + parts[i].first * stack[i].row_bytes;
 	}
 	if (ld->status != LLM_OK || ld->dry)
 		return NULL;
@@ -202,22 +240,26 @@ load_attention(loader *ld, uint32_t i, llm_layer *layer)
 	const pp_attn *attn = &arch->attn[i];
 	uint32_t n_q = attn->n_heads * attn->d_head;
 	uint32_t n_kv = attn->n_kv_heads * attn->d_head;
-	const part apart[3] = {{SLOT_Q, n_q}, {SLOT_K, n_kv}, {SLOT_V, n_kv}};
-	const part fused = {SLOT_QKV, n_q + 2 * n_kv};
+	uint32_t n_all = n_q + 2 * n_kv;
+	const part apart[3] = {{SLOT_Q, n_q, PP_SPLIT_ROWS, 0, 0},
+	                       {SLOT_K, n_kv, PP_SPLIT_ROWS, 0, 0},
+	                       {SLOT_V, n_kv, PP_SPLIT_ROWS, 0, 0}};
+	const part fused[3] = {{SLOT_QKV, n_q, PP_SPLIT_ROWS, 0, n_all},
+	                       {SLOT_QKV, n_kv, PP_SPLIT_ROWS, n_q, n_all},
+	                       {SLOT_QKV, n_kv, PP_SPLIT_ROWS, n_q + n_kv, n_all}};
 	bool is_fused = find_tensor(ld, SLOT_QKV, i, ".weight") != NULL;
-	const part *parts = is_fused ? &fused : apart;
-	uint32_t n_parts = is_fused ? 1 : 3;
+	const part *parts = is_fused ? fused : apart;
+	const part out = {.slot = SLOT_ATTN_OUT, .n_rows = arch->d_model, .split = PP_SPLIT_COLS};
 
-	layer->qkv = load_matrix(ld, parts, n_parts, i, arch->d_model, ld->m->precision);
+	layer->qkv = load_matrix(ld, parts, 3, i, arch->d_model, ld->m->precision);
 	if (arch->qkv_bias)
-		layer->qkv_bias = load_floats(ld, parts, n_parts, i, ".bias", 0);
+		layer->qkv_bias = load_floats(ld, parts, 3, i, ".bias", 0);
 	if (arch->qk_norm)
 	{
 		layer->q_norm = load_vector(ld, SLOT_Q_NORM, i, ".weight", attn->d_head);
 		layer->k_norm = load_vector(ld, SLOT_K_NORM, i, ".weight", attn->d_head);
 	}
-	layer->attn_out =
-	    load_matrix(ld, &(part){SLOT_ATTN_OUT, arch->d_model}, 1, i, n_q, ld->m->precision);
+	layer->attn_out = load_matrix(ld, &out, 1, i, n_q, ld->m->precision);
 	if (arch->attn_out_bias)
 		layer->attn_out_bias = load_vector(ld, SLOT_ATTN_OUT, i, ".bias", arch->d_model);
 }
@@ -230,15 +272,17 @@ static void
 load_mlp(loader *ld, uint32_t i, llm_layer *layer)
 {
 	const llm_arch *arch = &ld->m->arch;
-	const part apart[2] = {{SLOT_GATE, arch->d_ff}, {SLOT_UP, arch->d_ff}};
-	const part fused = {SLOT_GATE_UP, 2 * arch->d_ff};
+	uint32_t f = arch->d_ff;
+	const part apart[2] = {{SLOT_GATE, f, PP_SPLIT_ROWS, 0, 0}, {SLOT_UP, f, PP_SPLIT_ROWS, 0, 0}};
+	const part fused[2] = {{SLOT_GATE_UP, f, PP_SPLIT_ROWS, 0, 2 * f},
+	                       {SLOT_GATE_UP, f, PP_SPLIT_ROWS, f, 2 * f}};
 	bool is_apart = find_tensor(ld, SLOT_GATE, i, ".weight") != NULL;
-	const part *parts = !arch->mlp_gated ? &apart[1] : is_apart ? apart : &fused;
-	uint32_t n_parts = arch->mlp_gated && is_apart ? 2 : 1;
+	const part *parts = !arch->mlp_gated ? &apart[1] : is_apart ? apart : fused;
+	uint32_t n_parts = arch->mlp_gated ? 2 : 1;
+	const part out = {.slot = SLOT_FFN_OUT, .n_rows = arch->d_model, .split = PP_SPLIT_COLS};
 
 	layer->ffn_in = load_matrix(ld, parts, n_parts, i, arch->d_model, ld->m->precision);
-	layer->ffn_out =
-	    load_matrix(ld, &(part){SLOT_FFN_OUT, arch->d_model}, 1, i, arch->d_ff, ld->m->precision);
+	layer->ffn_out = load_matrix(ld, &out, 1, i, f, ld->m->precision);
 	if (arch->ffn_bias)
 	{
 		layer->ffn_in_bias = load_floats(ld, parts, n_parts, i, ".bias", 0);
@@ -281,14 +325,15 @@ load_embeddings(loader *ld)
 	llm_model *m = ld->m;
 	const llm_arch *arch = &m->arch;
 
-	m->embed = load_matrix(ld, &(part){SLOT_EMBED, arch->n_vocab}, 1, 0, arch->d_model,
-	                       table_precision(m));
+	m->embed = load_matrix(ld, &(part){.slot = SLOT_EMBED, .n_rows = arch->n_vocab}, 1, 0,
+	                       arch->d_model, table_precision(m));
 	if (arch->pos_learned)
-		m->pos_table = load_floats(ld, &(part){SLOT_POS, arch->n_ctx + arch->pos_offset}, 1, 0,
-		                           ".weight", arch->d_model);
+		m->pos_table =
+		    load_floats(ld, &(part){.slot = SLOT_POS, .n_rows = arch->n_ctx + arch->pos_offset}, 1,
+		                0, ".weight", arch->d_model);
 	if (arch->n_token_types > 0)
-		m->type_table = load_floats(ld, &(part){SLOT_TYPES, arch->n_token_types}, 1, 0, ".weight",
-		                            arch->d_model);
+		m->type_table = load_floats(ld, &(part){.slot = SLOT_TYPES, .n_rows = arch->n_token_types},
+		                            1, 0, ".weight", arch->d_model);
 	if (arch->embed_norm)
 		load_norm(ld, SLOT_EMBED_NORM, 0, &m->embed_norm_w, &m->embed_norm_b);
 }
@@ -312,18 +357,20 @@ load_heads(loader *ld)
 	if (arch->decoder && arch->tied && native)
 		m->head = m->embed;
 	else if (arch->decoder)
-		m->head = load_matrix(ld, &(part){arch->tied ? SLOT_EMBED : SLOT_HEAD, arch->n_vocab}, 1, 0,
-		                      arch->d_model, native ? table_precision(m) : m->precision);
+		m->head = load_matrix(ld,
+		                      &(part){.slot = arch->tied ? SLOT_EMBED : SLOT_HEAD,
+		                              .n_rows = arch->n_vocab},
+		                      1, 0, arch->d_model, native ? table_precision(m) : m->precision);
 	if (arch->classifier == LLM_CLS_NONE)
 		return;
-	m->cls_dense =
-	    load_matrix(ld, &(part){SLOT_CLS_DENSE, arch->d_model}, 1, 0, arch->d_model, small);
+	m->cls_dense = load_matrix(ld, &(part){.slot = SLOT_CLS_DENSE, .n_rows = arch->d_model}, 1, 0,
+	                           arch->d_model, small);
 	if (arch->cls_dense_bias)
 		m->cls_dense_b = load_vector(ld, SLOT_CLS_DENSE, 0, ".bias", arch->d_model);
 	if (arch->classifier == LLM_CLS_MODERNBERT)
 		load_norm(ld, SLOT_CLS_NORM, 0, &m->cls_norm_w, &m->cls_norm_b);
-	m->cls_out =
-	    load_matrix(ld, &(part){SLOT_CLS_OUT, arch->n_classes}, 1, 0, arch->d_model, small);
+	m->cls_out = load_matrix(ld, &(part){.slot = SLOT_CLS_OUT, .n_rows = arch->n_classes}, 1, 0,
+	                         arch->d_model, small);
 	m->cls_out_b = load_vector(ld, SLOT_CLS_OUT, 0, ".bias", arch->n_classes);
 }
 
@@ -431,6 +478,7 @@ llm_model_load(const char *path, pp_backend *be, pp_precision precision, uint32_
 	m->precision = precision;
 	if ((status = llm_weights_open(path, &m->weights, err)) == LLM_OK &&
 	    (status = llm_arch_read(m->weights, n_ctx, &m->arch, err)) == LLM_OK &&
+	    (be->n_ranks == 0 || (status = llm_ranks_check(&m->arch, be->n_ranks, err)) == LLM_OK) &&
 	    (status = load_tokens(m, err)) == LLM_OK)
 		status = load_weights(m, err);
 	if (status != LLM_OK)
