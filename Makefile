@@ -38,7 +38,7 @@ LLM_ENGINE    = llm_cosine llm_device llm_prompt llm_engine llm_engine_model llm
 LLM_REMOTE    = llm_remote llm_remote_call llm_remote_endpoint llm_remote_write llm_remote_read llm_remote_stream \
                 llm_remote_labels llm_remote_schema
 # The CUDA backend, a shared object of its own: make cuda.
-KERNELS_CUDA  = backend plan weights quant fp8 matmul matmul_skinny matmul_stream matmul_quant \
+KERNELS_CUDA  = backend link plan weights quant fp8 matmul matmul_skinny matmul_stream matmul_quant \
                 matmul_quant_stream rows norm activate qkv kv pool top attention attention_simple \
                 attention_prefill attention_hopper attention_decode
 KERNELS_REF   = matmul_ref quant_ref fp8_ref norm_ref activate_ref rope_ref attention_ref pool_ref top_ref
@@ -385,7 +385,7 @@ $(BUILD)/fuzz_%: $(OBJ)/test/fuzz_%.o $(FUZZ_MAIN) $(BUILD)/libllm.a
 	$(CC) $(LLM_LDFLAGS) $(FUZZ_LDFLAGS) -o $@ $^ $(LLM_LIBS)
 
 -include $(KERNELS_CUDA:%=$(OBJ)/kernels/%.cu.d) $(HOST_UNITS:%=$(OBJ)/host/%.d) \
-         $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) \
+         $(LLM_OBJS:.o=.d) $(PROGRAM_OBJS:.o=.d) $(TESTS:%=$(OBJ)/test/%.d) $(OBJ)/test/fake_device.d \
          $(FUZZ:%=$(OBJ)/test/%.d) $(BENCHES:%=$(OBJ)/bench/%.d)
 
 include ui/studio.mk

@@ -174,8 +174,8 @@ define_server_settings(void)
 	DefineCustomIntVariable("prepack.cpu_threads", "Threads of the engine; 0: one per core.", NULL,
 	                        &pp_cpu_threads, 0, 0, PP_CPU_THREADS_MAX, PGC_POSTMASTER, 0, NULL,
 	                        NULL, NULL);
-	DefineCustomStringVariable("prepack.device", "Where models run: auto, cpu, cuda:0, …", NULL,
-	                           &pp_device, "auto", PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("prepack.device", "Where models run: auto, cpu, cuda:0, cuda:0+1, …",
+	                           NULL, &pp_device, "auto", PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("prepack.max_context",
 	                        "Longest context that models are loaded for; 0: each model's own.",
 	                        NULL, &pp_max_context, 0, 0, PP_CONTEXT_MAX, PGC_POSTMASTER, 0, NULL,

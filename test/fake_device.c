@@ -11,6 +11,7 @@
  *	FAKE_ABI=1       the object says it was built for another table
  *	FAKE_CREATE=1    no backend can be made: no device; 2: the device is full
  *	FAKE_FAIL=N      the Nth op fails for good, as after an illegal address
+ *	FAKE_LINK=1      devices cannot be linked; N > 1: the Nth exchange of a link fails
  *	FAKE_SLOW=N      a pass takes N ms more, the first of its size 20 N
  *	FAKE_REPLAY=1    a second pass of the same owner is answered from a recording: nothing is run
  */
@@ -24,6 +25,8 @@
 /* The object has no header: what calls it finds its functions by name. */
 uint32_t pp_cuda_abi(void);
 pp_result pp_cuda_create(uint32_t device, pp_backend **out, char *message, size_t bytes);
+pp_result pp_cuda_link(pp_backend *const *ranks, uint32_t n_ranks, pp_link **out, char *message,
+                       size_t bytes);
 int cuInit(unsigned int flags);
 int cuDeviceGetCount(int *n);
 
@@ -474,6 +477,74 @@ pp_cuda_create(uint32_t device, pp_backend **out, char *message, size_t bytes)
 	f->base.pass_tokens_max = f->cpu->pass_tokens_max;
 	f->until_failure = setting("FAKE_FAIL");
 	*out = &f->base;
+	return PP_OK;
+}
+
+/* A link between fakes, whose memories are one. */
+typedef struct fake_link
+{
+	pp_link base;
+	fake *rank[PP_RANKS_MAX];
+	uint32_t n;
+	long until_failure;
+} fake_link;
+
+/* Copies what each rank has to all. */
+static pp_result
+link_gather(pp_link *link, const void *const *dev_own, void *const *dev_all, size_t bytes)
+{
+	fake_link *l = (fake_link *) (void *) link;
+
+	if (l->until_failure > 0 && --l->until_failure == 0)
+	{
+		snprintf(link->message, sizeof(link->message), "unhandled system error");
+		return PP_E_DEVICE;
+	}
+	for (uint32_t to = 0; to < l->n; to++)
+		for (uint32_t from = 0; from < l->n; from++)
+			memcpy((uint8_t *) dev_all[to] + from * bytes, dev_own[from], bytes);
+	return PP_OK;
+}
+
+/* Waits for every rank. */
+static pp_result
+link_wait(pp_link *link)
+{
+	fake_link *l = (fake_link *) (void *) link;
+	pp_result result = PP_OK;
+
+	for (uint32_t r = 0; result == PP_OK && r < l->n; r++)
+		if ((result = l->rank[r]->base.ops->sync(&l->rank[r]->base)) != PP_OK)
+			memcpy(link->message, l->rank[r]->base.message, sizeof(link->message));
+	return result;
+}
+
+/* Frees the link. */
+static void
+link_destroy(pp_link *link)
+{
+	free(link);
+}
+
+/* Links devices. */
+pp_result
+pp_cuda_link(pp_backend *const *ranks, uint32_t n_ranks, pp_link **out, char *message, size_t bytes)
+{
+	fake_link *l = calloc(1, sizeof(*l));
+
+	*out = NULL;
+	if (l == NULL || setting("FAKE_LINK") == 1)
+	{
+		snprintf(message, bytes, "a model on several cards needs NCCL");
+		free(l);
+		return PP_E_UNSUPPORTED;
+	}
+	l->base = (pp_link){.gather = link_gather, .wait = link_wait, .destroy = link_destroy};
+	l->n = n_ranks;
+	l->until_failure = setting("FAKE_LINK");
+	for (uint32_t r = 0; r < n_ranks; r++)
+		l->rank[r] = fake_of(ranks[r]);
+	*out = &l->base;
 	return PP_OK;
 }
 

@@ -91,6 +91,35 @@ case_two_devices(void)
 	be->ops->destroy(be);
 }
 
+/* Devices that share a model; a setting that names no such thing. */
+static void
+case_list(void)
+{
+	check_found("cuda:0+1", "cuda:0+1");
+	check_found("cuda:1+0", "cuda:1+0");
+	check_found("cuda:0+0+0", "cuda:0+0+0");
+	check_refused("cuda:0+2", "2 CUDA devices");
+	check_refused("cuda:0+0+1", "names a card twice");
+	check_refused("cuda:0+", "none of");
+	check_refused("cuda:+1", "none of");
+	check_refused("cuda:0++1", "none of");
+	check_refused("cuda:0+1x", "none of");
+	check_refused("cuda:0+1+2+3+4+5+6+7+8", "up to 8 cards");
+	check_refused("cuda:0+100", "none of");
+}
+
+/* Devices that nothing links: an error that names what is missing. */
+static void
+case_no_link(void)
+{
+	llm_engine_params params = {.device = "cuda:0+1"};
+	llm_engine *e = NULL;
+	llm_error err = {0};
+
+	CHECK(llm_engine_create(&params, &e, &err) == LLM_E_UNSUPPORTED);
+	CHECK_MSG(strstr(err.message, "needs NCCL") != NULL, "%s", err.message);
+}
+
 /* A device that does not start: an error where it was named, the CPU where it was not. */
 static void
 case_no_start(void)
@@ -121,9 +150,9 @@ case_full(void)
 	CHECK_MSG(strstr(err.message, "no memory left") != NULL, "%s", err.message);
 }
 
-/* The logits or the vector of a text, on the CPU or on the device. */
+/* The logits or the vector of a text, on a device, or on the CPU where device is NULL. */
 static bool
-compute(const char *model, bool on_device, uint32_t n_times, float *out, size_t *n)
+compute(const char *model, const char *device, uint32_t n_times, float *out, size_t *n)
 {
 	const int32_t tokens[] = {5, 17, 3, 40, 8, 21, 9};
 	const uint32_t n_tokens = sizeof(tokens) / sizeof(tokens[0]);
@@ -131,8 +160,8 @@ compute(const char *model, bool on_device, uint32_t n_times, float *out, size_t 
 	llm_status status = LLM_OK;
 	fixture f;
 
-	if (on_device)
-		setenv("PREPACK_TEST_DEVICE", "cuda:0", 1);
+	if (device != NULL)
+		setenv("PREPACK_TEST_DEVICE", device, 1);
 	else
 		unsetenv("PREPACK_TEST_DEVICE");
 	if (!fixture_open(&f, model, PP_PREC_F32, 1, 64, 64, &err))
@@ -169,7 +198,7 @@ case_same_bits(void)
 		char path[128];
 
 		snprintf(path, sizeof(path), MODELS "%s", models[i]);
-		if (compute(path, false, 1, want, &n) && compute(path, true, 1, got, &n_got))
+		if (compute(path, NULL, 1, want, &n) && compute(path, "cuda:0", 1, got, &n_got))
 			CHECK_MSG(n == n_got && memcmp(want, got, n * sizeof(*want)) == 0, "%s", models[i]);
 	}
 	free(want);
@@ -186,8 +215,8 @@ case_replay(void)
 	size_t n_got = 0;
 
 	REQUIRE(want != NULL && got != NULL);
-	if (compute(MODELS "llama", false, 1, want, &n) &&
-	    compute(MODELS "llama", true, 3, got, &n_got))
+	if (compute(MODELS "llama", NULL, 1, want, &n) &&
+	    compute(MODELS "llama", "cuda:0", 3, got, &n_got))
 		CHECK(n == n_got && memcmp(want, got, n * sizeof(*want)) == 0);
 	free(want);
 	free(got);
@@ -212,11 +241,12 @@ on_done(void *user, llm_status status, const char *message, const llm_job_stats 
 	o->status = status;
 }
 
-/* Loads and generates with a device that fails at its nth op; true when it was not reached. */
+/* Loads and generates with devices that fail at their nth op, or whose link fails at its nth
+ * exchange; true when it was not reached. */
 static bool
-survive(uint32_t n)
+survive(const char *device, const char *setting, uint32_t n, const char *word)
 {
-	llm_engine_params params = {.device = "cuda", .budget_tokens = 64};
+	llm_engine_params params = {.device = device, .budget_tokens = 64};
 	llm_load_options options = {.kv_bytes = (uint64_t) 64 << 20};
 	outcome o = {0};
 	llm_job job = {.kind = LLM_JOB_GENERATE,
@@ -235,15 +265,14 @@ survive(uint32_t n)
 	uint64_t id;
 
 	snprintf(value, sizeof(value), "%u", n);
-	setenv("FAKE_FAIL", value, 1);
+	setenv(setting, value, 1);
 	if (llm_engine_create(&params, &e, &err) != LLM_OK)
 	{
 		CHECK_MSG(false, "%s", err.message);
 		return true;
 	}
 	status = llm_engine_load(e, "m", MODELS "llama", &options, &err);
-	CHECK_MSG(status == LLM_OK || strstr(err.message, "illegal memory access") != NULL, "op %u: %s",
-	          n, err.message);
+	CHECK_MSG(status == LLM_OK || strstr(err.message, word) != NULL, "op %u: %s", n, err.message);
 	if (status == LLM_OK)
 	{
 		CHECK_MSG(llm_engine_submit(e, &job, &id, &err) == LLM_OK, "%s", err.message);
@@ -253,7 +282,7 @@ survive(uint32_t n)
 		CHECK_MSG(o.n_done == 1, "op %u: the job ended %u times", n, o.n_done);
 		llm_engine_get_stats(e, &stats);
 		CHECK_MSG(status == LLM_OK || (status == LLM_E_DEVICE && stats.state == LLM_E_DEVICE &&
-		                               strstr(stats.last_error, "illegal memory") != NULL),
+		                               strstr(stats.last_error, word) != NULL),
 		          "op %u: status %d, %s", n, (int) status, stats.last_error);
 	}
 	llm_engine_destroy(e);
@@ -267,10 +296,26 @@ case_lost(void)
 {
 	uint32_t n = 1;
 
-	while (n < 100000 && !survive(n))
+	while (n < 100000 && !survive("cuda", "FAKE_FAIL", n, "illegal memory access"))
 		n++;
 	/* the weights of two layers, a prefill and some steps */
 	CHECK_MSG(n > 60 && n < 100000, "%u ops", n);
+}
+
+/* The same of devices that share a model, and of what links them. */
+static void
+case_lost_rank(void)
+{
+	uint32_t n = 1;
+
+	while (n < 100000 && !survive("cuda:0+1", "FAKE_FAIL", n, "illegal memory access"))
+		n += 3;
+	CHECK_MSG(n > 60 && n < 100000, "%u ops", n);
+	unsetenv("FAKE_FAIL");
+	n = 2; /* 1 would be no link at all */
+	while (n < 100000 && !survive("cuda:0+1", "FAKE_LINK", n, "unhandled system error"))
+		n++;
+	CHECK_MSG(n > 16 && n < 100000, "%u exchanges", n); /* four a pass */
 }
 
 /* What the rows of a job gave, end to end, and the bytes of the model's weights. */
@@ -347,6 +392,39 @@ case_both(void)
 	CHECK(one.bytes_weights > 0 && both.bytes_weights == 2 * one.bytes_weights);
 }
 
+/* Two devices that share a model give the values of one, up to the order of sums, and hold about
+ * half of its weights each. */
+static void
+case_shared(void)
+{
+	static const char *const models[] = {"llama", "qwen3", "gemma2", "phi3", "bert-rerank"};
+	static const char *const devices[] = {"cuda:0+1", "cuda:0+0"};
+	static rows_given one, shared;
+	float *want = malloc(1u << 20);
+	float *got = malloc(1u << 20);
+	size_t n = 0;
+	size_t n_got = 0;
+
+	REQUIRE(want != NULL && got != NULL);
+	for (size_t i = 0; i < 2 * sizeof(models) / sizeof(models[0]); i++)
+	{
+		char path[128];
+
+		snprintf(path, sizeof(path), MODELS "%s", models[i / 2]);
+		if (compute(path, NULL, 1, want, &n) && compute(path, devices[i % 2], 2, got, &n_got))
+			CHECK_MSG(n == n_got && fixture_nmse(got, want, n) < 1e-8, "%s on %s: %g",
+			          models[i / 2], devices[i % 2], fixture_nmse(got, want, n));
+	}
+	free(want);
+	free(got);
+	generate_rows("cuda:0", &one);
+	generate_rows("cuda:0+1", &shared);
+	CHECK(memcmp(one.text, shared.text, sizeof(one.text)) == 0);
+	CHECK_MSG(shared.bytes_weights > 0 && 10 * shared.bytes_weights < 9 * one.bytes_weights,
+	          "%llu of %llu bytes", (unsigned long long) shared.bytes_weights,
+	          (unsigned long long) one.bytes_weights);
+}
+
 /* What a size costs once must not keep the engine from sizes at which passes are much faster. */
 static void
 case_slow_start(void)
@@ -377,6 +455,10 @@ static const struct
     {"no_object", case_no_object, "fake/bare", {"FAKE_DEVICES=1"}},
     {"other_version", case_other_version, "fake", {"FAKE_DEVICES=1", "FAKE_ABI=1"}},
     {"two_devices", case_two_devices, "fake", {"FAKE_DEVICES=2"}},
+    {"list", case_list, "fake", {"FAKE_DEVICES=2"}},
+    {"no_link", case_no_link, "fake", {"FAKE_DEVICES=2", "FAKE_LINK=1"}},
+    {"shared", case_shared, "fake", {"FAKE_DEVICES=2"}},
+    {"lost_rank", case_lost_rank, "fake", {"FAKE_DEVICES=2"}},
     {"no_start", case_no_start, "fake", {"FAKE_DEVICES=1", "FAKE_CREATE=1"}},
     {"full", case_full, "fake", {"FAKE_DEVICES=1", "FAKE_CREATE=2"}},
     {"same_bits", case_same_bits, "fake", {"FAKE_DEVICES=1"}},

@@ -27,6 +27,7 @@ typedef struct fake_link
 	pp_link base;
 	uint32_t n;
 	uint32_t n_gathers;
+	uint32_t n_waits;
 	uint32_t fails_at; /* this gather fails; 0: none does */
 	bool *destroyed;
 } fake_link;
@@ -48,11 +49,11 @@ fake_gather(pp_link *link, const void *const *dev_own, void *const *dev_all, siz
 	return PP_OK;
 }
 
-/* The CPU is synchronous. */
+/* The CPU is synchronous: only notes that it was asked. */
 static pp_result
 fake_wait(pp_link *link)
 {
-	(void) link;
+	((fake_link *) (void *) link)->n_waits++;
 	return PP_OK;
 }
 
@@ -413,8 +414,10 @@ check_lost(fixture *f, const char *word)
 	}
 }
 
+/* A rank is lost in its second layer, with a link, which is asked to call the others off, or
+ * without one. */
 static void
-test_rank_lost(void)
+check_rank_lost(fake_link *link)
 {
 	const int32_t tokens[] = {5, 17, 3};
 	float out[3 * 112];
@@ -422,20 +425,30 @@ test_rank_lost(void)
 	pp_ops ops;
 	fixture f = {0};
 	pp_backend *cpu = pp_cpu_create(1);
+	uint32_t n_waits;
 
 	REQUIRE(cpu != NULL);
 	cpu_ops = cpu->ops;
 	cpu->ops->destroy(cpu);
 	ops = *cpu_ops;
 	ops.attention = lost_attention;
-	f.be = ranks_open(2, NULL, &ops);
+	f.be = ranks_open(2, link, &ops);
 	CHECK_MSG(fixture_load(&f, MODELS "llama", PP_PREC_F32, 0, 1, TOKENS, TOKENS, &err), "%s",
 	          err.message);
 	until_failure = 1000;
 	CHECK(fixture_decode(&f, 0, 0, tokens, 3, out, &err) == LLM_OK);
-	until_failure = 2; /* the second layer's */
+	until_failure = 2;
+	n_waits = link != NULL ? link->n_waits : 0;
 	check_lost(&f, "rank 1 (cpu): fell off the bus");
+	CHECK(link == NULL || link->n_waits == n_waits + 1);
 	fixture_close(&f);
+}
+
+static void
+test_rank_lost(void)
+{
+	check_rank_lost(NULL);
+	check_rank_lost(fake_create(2));
 }
 
 static void

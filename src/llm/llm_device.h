@@ -7,12 +7,14 @@
 #include "../../kernels/kernels.h"
 #include "llm_status.h"
 
-#define LLM_DEVICE_NAME 32
+#define LLM_DEVICE_NAME 32 /* holds PP_RANKS_MAX cards of two digits */
 
 /*
- * Resolves "cpu", "cuda", "cuda:N", "auto" or NULL to "cpu" or "cuda:N". auto takes the first CUDA
- * device when prepack_cuda.so lies beside the program and a driver with a device is there, else the
- * CPU; a device that was named and is not there is an error that says why.
+ * Resolves "cpu", "cuda", "cuda:N", "cuda:N+M+…", "auto" or NULL to "cpu", "cuda:N" or the list.
+ * Cards of a list share each model (llm_ranks.h); one card may stand for all of them, for tests.
+ * auto takes the first CUDA device when prepack_cuda.so lies beside the program and a driver with a
+ * device is there, else the CPU; a device that was named and is not there is an error that says
+ * why.
  */
 llm_status llm_device_find(const char *device, char name[LLM_DEVICE_NAME], llm_error *err);
 /* How many devices a setting stands for: "cuda" all there are, every other one. */

@@ -361,12 +361,14 @@ check_digest(llm_slot *slot, const char *expected, llm_error *err)
 	return LLM_OK;
 }
 
-/* Where a copy runs: cards are numbered on from the first. */
+/*
+ * Where a copy runs: cards are numbered on from the first; those that share a model are all taken.
+ */
 static void
 device_of_copy(const llm_engine *e, uint32_t i, char name[LLM_DEVICE_NAME])
 {
 	snprintf(name, LLM_DEVICE_NAME, "%s", e->device);
-	if (strncmp(e->device, "cuda:", 5) == 0)
+	if (strncmp(e->device, "cuda:", 5) == 0 && strchr(e->device, '+') == NULL)
 		snprintf(name, LLM_DEVICE_NAME, "cuda:%lu", strtoul(e->device + 5, NULL, 10) + i);
 }
 

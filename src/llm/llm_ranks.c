@@ -19,15 +19,22 @@
 
 #define PARTS_MAX 8u /* of a matrix */
 
-/* See the header. */
+/*
+ * See the header. When a rank is lost others may stand in an exchange that it never joins, and
+ * freeing their memory would wait for them: the link finds the failure too, and calls them off.
+ */
 pp_result
 ranks_seen(llm_ranks *rs, uint32_t r, pp_result result)
 {
+	const bool lost = result == PP_E_DEVICE && !rs->failed;
+
 	if (result == PP_OK)
 		return PP_OK;
-	rs->failed = rs->failed || result == PP_E_DEVICE;
 	snprintf(rs->base.message, sizeof(rs->base.message), "rank %u (%.20s): %.200s", r,
 	         rs->rank[r]->name, rs->rank[r]->message);
+	rs->failed = rs->failed || lost;
+	if (lost && rs->link != NULL)
+		rs->link->wait(rs->link);
 	return result;
 }
 
@@ -131,7 +138,7 @@ static pp_result
 ranks_upload(pp_backend *be, void *dev_dst, const void *src, size_t bytes)
 {
 	llm_ranks *rs = ranks_of(be);
-	pp_result result = PP_OK;
+	pp_result result = rs->failed ? PP_E_DEVICE : PP_OK;
 
 	for (uint32_t r = 0; result == PP_OK && r < rs->n; r++)
 		result =
@@ -144,9 +151,9 @@ ranks_upload(pp_backend *be, void *dev_dst, const void *src, size_t bytes)
 pp_result
 ranks_wait(llm_ranks *rs)
 {
-	pp_result result = PP_OK;
+	pp_result result = rs->failed ? PP_E_DEVICE : PP_OK;
 
-	if (rs->link != NULL)
+	if (result == PP_OK && rs->link != NULL)
 	{
 		if ((result = rs->link->wait(rs->link)) != PP_OK)
 		{
