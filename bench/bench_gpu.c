@@ -303,7 +303,7 @@ work_load(bench *b)
 		for (uint32_t i = 0; i < LOAD_PARTS; i++)
 		{
 			pp_matrix_part part = {map + i * part_bytes, PP_BF16, (uint32_t) (b->n_block / n_cols),
-			                       n_cols * sizeof(uint16_t)};
+			                       n_cols * sizeof(uint16_t), PP_SPLIT_NONE};
 
 			m[i] = b->be->ops->matrix_create(b->be, &part, 1, n_cols, PP_PREC_NATIVE);
 			if (m[i] == NULL)
@@ -511,7 +511,7 @@ static bool
 form_taken(bench *b)
 {
 	const uint64_t row_bytes = 256 / b->form->weights * b->form->bytes;
-	const pp_matrix_part part = {b->block, b->form->type, 64, row_bytes};
+	const pp_matrix_part part = {b->block, b->form->type, 64, row_bytes, PP_SPLIT_NONE};
 	pp_matrix *m = b->be->ops->matrix_create(b->be, &part, 1, 256, b->form->precision);
 
 	if (m == NULL)

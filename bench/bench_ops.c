@@ -167,7 +167,7 @@ static pp_matrix *
 make_matrix(bench *b, uint32_t n_rows, uint32_t n_cols)
 {
 	float *w = malloc((size_t) n_rows * n_cols * sizeof(float));
-	pp_matrix_part part = {w, PP_F32, n_rows, n_cols * sizeof(float)};
+	pp_matrix_part part = {w, PP_F32, n_rows, n_cols * sizeof(float), PP_SPLIT_NONE};
 	pp_matrix *m;
 
 	if (w == NULL)

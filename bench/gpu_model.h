@@ -150,8 +150,8 @@ make_matrix(bench *b, uint32_t n_rows, uint32_t n_cols, pp_precision precision)
 	{
 		uint32_t n = n_rows - done < rows_block ? n_rows - done : rows_block;
 
-		parts[n_parts] =
-		    (pp_matrix_part){b->block, f->type, n, (uint64_t) n_cols / f->weights * f->bytes};
+		parts[n_parts] = (pp_matrix_part){b->block, f->type, n,
+		                                  (uint64_t) n_cols / f->weights * f->bytes, PP_SPLIT_NONE};
 		if (b->quants != NULL)
 			parts[n_parts].data = b->quants;
 		done += n;

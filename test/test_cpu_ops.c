@@ -15,7 +15,7 @@ static pp_matrix *
 make_matrix(pp_backend *be, const float *w, uint32_t n_rows, uint32_t n_cols,
             pp_precision precision)
 {
-	pp_matrix_part part = {w, PP_F32, n_rows, n_cols * sizeof(float)};
+	pp_matrix_part part = {w, PP_F32, n_rows, n_cols * sizeof(float), PP_SPLIT_NONE};
 
 	return be->ops->matrix_create(be, &part, 1, n_cols, precision);
 }
@@ -224,7 +224,8 @@ test_embed(void)
 	float *w = random_floats(37 * 48, 9);
 	float *out = guarded(3 * 48);
 	const int32_t ids[] = {36, 0, 20};
-	const pp_matrix_part parts[] = {{w, PP_F32, 17, 48 * 4}, {w + 17 * 48, PP_F32, 20, 48 * 4}};
+	const pp_matrix_part parts[] = {{w, PP_F32, 17, 48 * 4, PP_SPLIT_NONE},
+	                                {w + 17 * 48, PP_F32, 20, 48 * 4, PP_SPLIT_NONE}};
 
 	for (int p = PP_PREC_F32; p <= PP_PREC_NATIVE; p++)
 	{

@@ -176,7 +176,7 @@ static const uint32_t sizes[] = {0, 1, 2, 7, 8, 9, 31, 33, 63, 64, 65, 127, 129,
 static pp_matrix *
 make_matrix(const float *w, uint32_t n_rows, uint32_t n_cols)
 {
-	pp_matrix_part part = {w, PP_F32, n_rows, n_cols * sizeof(float)};
+	pp_matrix_part part = {w, PP_F32, n_rows, n_cols * sizeof(float), PP_SPLIT_NONE};
 
 	return be->ops->matrix_create(be, &part, 1, n_cols, PP_PREC_NATIVE);
 }
@@ -738,7 +738,7 @@ test_fp8(void)
 		const uint32_t n = shapes[i][0];
 		const uint32_t k = shapes[i][1];
 		float *w = random_values((size_t) n * k);
-		pp_matrix_part part = {w, PP_F32, n, k * sizeof(float)};
+		pp_matrix_part part = {w, PP_F32, n, k * sizeof(float), PP_SPLIT_NONE};
 		pp_matrix *m = be->ops->matrix_create(be, &part, 1, k, PP_PREC_FP8);
 		bool refused = i == 0 && m == NULL && strstr(be->message, "compute capability") != NULL;
 
