@@ -24,7 +24,8 @@ OBJS       = src/prepack.o src/guc.o src/shmem.o src/supervisor.o src/engine_pro
              src/speql/speql_ddl.o src/speql/speql_keys.o src/speql/speql_model.o \
              src/speql/speql_scope.o src/speql/speql_grammar.o \
              src/speql/speql_rules.o \
-             src/speql/speql_ahead.o src/speql/speql_plantree.o src/speql/speql_spell.o src/speql/speql_equal.o \
+             src/speql/speql_ahead.o src/speql/speql_plantree.o src/speql/speql_callee.o \
+             src/speql/speql_spell.o src/speql/speql_equal.o \
              src/speql/speql_calls.o
 REGRESS    = setup functions errors limits models batch_plan batch_semi permissions \
              speql_repair speculation speculation_traps

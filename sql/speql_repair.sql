@@ -57,6 +57,19 @@ SELECT * FROM prepack.repair_sql('SELECT k.c_name, o.o_date FROM customer k WHER
 SELECT * FROM prepack.repair_sql('SELECT z.no_such, z.c_id, 1');
 SELECT * FROM prepack.repair_sql('SELECT d.datname, d.oid');
 
+-- Misspelt functions: the only name so near that takes so many arguments
+SELECT * FROM prepack.repair_sql('SELECT coutn(*) FROM customer');
+SELECT * FROM prepack.repair_sql('SELECT upperr(c_name), avrage(1) FROM customer');
+SELECT * FROM prepack.repair_sql('SELECT substrng(c_name, 1, 2), repalce(c_name, ''a''');
+SELECT * FROM prepack.repair_sql('SELECT c_id FROM customer GROUP BY c_id HAVING Conut(*) > 1 ORDER BY lenght(');
+SELECT * FROM prepack.repair_sql('SELECT lowre(c_name, 1) FROM customer'); -- nothing near has two
+CREATE FUNCTION widget(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION wadget(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+SELECT * FROM prepack.repair_sql('SELECT wodget(1)'); -- two could be meant
+SELECT * FROM prepack.repair_sql('SELECT wagget(1)');
+DROP FUNCTION widget, wadget;
+SELECT * FROM prepack.repair_sql('SELECT length(1, 2) FROM customer'); -- spelt right
+
 -- Blocks: WITH items, subqueries, operands of set operations
 SELECT * FROM prepack.repair_sql(
     'WITH a AS (SELECT c_id FROM customer), b AS (SELECT c_id FROM a WHERE ) SELECT * FROM b', 70);

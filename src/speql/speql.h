@@ -9,6 +9,7 @@
  *			speql_check()      does it analyse? where is the error?  speql_check.c
  *			speql_delete_item() and its like: one change of a text   speql_edit.c
  *			speql_resolve()    names, tables, foreign keys           speql_catalog.c
+ *			speql_correct_call() the function that a call means      speql_callee.c
  *			speql_distance()   words that are nearly right           speql_spell.c
  *
  * Nothing here executes, plans or locks for longer than one analysis. Memory: the current context.
@@ -125,6 +126,11 @@ extern bool speql_dangles(const SpeqlTokens *t, int k);
 /* The text with a name completed or corrected, or with its table joined along a foreign key. */
 extern char *speql_resolve(const SpeqlTokens *t, int k, int sqlstate, SpeqlBlockKind kind,
                            char **change);
+
+/* ---- calls (speql_callee.c) -------------------------------------------------------------- */
+
+/* The text with the name of a misspelt call corrected. typed: bytes of the text that were typed. */
+extern char *speql_correct_call(const SpeqlTokens *t, int k, int typed, char **change);
 
 /* ---- slips of the finger (speql_spell.c) ------------------------------------------------- */
 

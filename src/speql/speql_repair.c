@@ -180,8 +180,12 @@ fix_analysis(const SpeqlCheck *check, int typed, SpeqlBlockKind kind, Progress *
 		}
 		else if (sqlstate == ERRCODE_UNDEFINED_FUNCTION)
 		{
-			next = unwrap_call(t, k, typed);
-			change = "unfinished call reduced to its arguments";
+			next = speql_correct_call(t, k, typed, &change);
+			if (next == NULL)
+			{
+				next = unwrap_call(t, k, typed);
+				change = "unfinished call reduced to its arguments";
+			}
 		}
 		else if (sqlstate == ERRCODE_UNDEFINED_COLUMN || sqlstate == ERRCODE_UNDEFINED_TABLE)
 			next = speql_resolve(t, k, sqlstate, kind, &change);
