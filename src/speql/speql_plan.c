@@ -449,3 +449,26 @@ speql_explain_match(Query *query, SpeqlMatchReport report, void *arg)
 		report(c, &m, arg);
 	}
 }
+
+/* True when some table holds just the rows of a query. */
+bool
+speql_held_exactly(Query *query)
+{
+	SpeqlReason reason;
+	SpeqlForm *form = speql_form(query, NIL, NULL, &reason);
+	bool found = false;
+	ListCell *lc;
+
+	if (form == NULL)
+		return false;
+	foreach (lc, speql_registry_candidates(speql_env_current()))
+	{
+		SpeqlMatch m;
+
+		speql_match(form, lfirst(lc), &m);
+		/* The rows of its FROM and WHERE may be there exactly, and still have to be grouped. */
+		found = found || (m.query != NULL && m.reason == SPEQL_OK_EXACT && !m.query->hasAggs &&
+		                  m.query->groupClause == NIL);
+	}
+	return found;
+}

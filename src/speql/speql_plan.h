@@ -21,4 +21,7 @@ typedef void (*SpeqlMatchReport)(const SpeqlCandidate *c, const SpeqlMatch *m, v
 /* Tries every table of the current role on the outermost block of an analysed query. */
 extern void speql_explain_match(Query *query, SpeqlMatchReport report, void *arg);
 
+/* True when some table of the current role holds just the rows of an analysed query. */
+extern bool speql_held_exactly(Query *query);
+
 #endif /* SPEQL_PLAN_H */

@@ -15,8 +15,6 @@
 #include "commands/async.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
-#include "nodes/extensible.h"
-#include "optimizer/optimizer.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -38,6 +36,7 @@
 #include "speql_feed.h"
 #include "speql_index.h"
 #include "speql_model.h"
+#include "speql_plan.h"
 #include "speql_plantree.h"
 #include "speql_predict.h"
 #include "speql_preview.h"
@@ -76,9 +75,10 @@ typedef struct Work
 	char *anchor; /* the part of the typed text that its repair kept */
 	SpeqlRepair repair;
 	SpeqlPreview preview;
-	bool runs;    /* valid, joined, free of side effects */
-	bool whole;   /* its repair kept all of it */
-	bool grouped; /* more conditions would change the rows that are left */
+	bool runs;       /* valid, joined, free of side effects */
+	bool whole;      /* its repair kept all of it */
+	bool grouped;    /* more conditions would change the rows that are left */
+	bool model_last; /* its tables come before the model's completions */
 } Work;
 
 /* What the worker keeps while it handles a text. */
@@ -272,9 +272,7 @@ step_repair(Speculator *s, void *arg)
 
 /* ---- previews ---------------------------------------------------------------------------- */
 
-/*
- * Publishes what is there; the pieces are copied, since the registry of sessions takes them over.
- */
+/* Publishes what is there, in copies: the registry of sessions takes them over. */
 static void
 publish_previews(Speculator *s)
 {
@@ -413,6 +411,7 @@ typedef struct Outlook
 	double ms_plain; /* without tables */
 	double ms_now;   /* with the tables that are there */
 	double ms_first; /* until the rows of a preview */
+	bool better;     /* it is finished, and a table of just its rows would still shorten it */
 } Outlook;
 
 /* Step: plans a block; leaves the plan of the whole statement with the session. */
@@ -421,6 +420,7 @@ step_outlook(Speculator *s, void *arg)
 {
 	Outlook *o = arg;
 	Query *query = speql_analyse(o->work->repair.sql);
+	Query *copy = copyObject(query); /* the planner changes it */
 	bool ahead = o->work->block->kind == SPEQL_MAIN && s->request.level >= PP_SPECULATION_PLAN;
 	PlannedStmt *plan;
 	Plan *top;
@@ -441,6 +441,7 @@ step_outlook(Speculator *s, void *arg)
 	                                       Min(1, SPEQL_PREVIEW_ROWS / Max(top->plan_rows, 1))) *
 	              s->ms_per_cost;
 	o->ms_plain = speql_original_cost(plan) * s->ms_per_cost;
+	o->better = o->work->repair.note.len == 0 && o->ms_now > COSTLY_MS && !speql_held_exactly(copy);
 }
 
 /* A table that may be built. */
@@ -537,7 +538,7 @@ static bool
 worth_a_table(const Speculator *s, const Outlook *o)
 {
 	return s->request.level >= PP_SPECULATION_MATERIALIZE && o->ms_plain >= CHEAP_MS &&
-	       o->ms_now * MIN_GAIN > o->ms_plain;
+	       (o->ms_now * MIN_GAIN > o->ms_plain || o->better);
 }
 
 /* Plans the statement over the tables that have come since it was planned. */
@@ -558,7 +559,7 @@ static void
 work_on(Speculator *s, Work *w)
 {
 	Outlook o = {.work = w};
-	bool built = false, costly, none, table_first;
+	bool built = false, costly, none;
 
 	if (!w->runs || !run_step(s, step_outlook, &o, 2000, NULL) || !o.may_run)
 	{
@@ -571,8 +572,8 @@ work_on(Speculator *s, Work *w)
 	costly = o.ms_first > COSTLY_MS;
 	if (w->under_cursor && (!costly || o.ms_first > SAMPLE_OVER_MS) && !superseded(s))
 		preview(s, w, o.ms_first);
-	table_first = worth_a_table(s, &o) && w->repair.note.len == 0 && o.ms_now <= TABLE_FIRST_MS;
-	if (w->under_cursor && !table_first)
+	w->model_last = w->repair.note.len == 0 && o.ms_now <= TABLE_FIRST_MS;
+	if (w->under_cursor && !w->model_last)
 		ask_model(s);
 	if (worth_a_table(s, &o))
 	{
@@ -585,8 +586,6 @@ work_on(Speculator *s, Work *w)
 	if (w->under_cursor && !superseded(s) &&
 	    (w->preview.sampled ? built : strcmp(w->preview.state, "ready") != 0))
 		preview(s, w, built ? 0 : o.ms_first);
-	if (w->under_cursor && table_first && !superseded(s))
-		ask_model(s);
 }
 
 /* Step: gives a table that the statement's plan sorts an index in this order. */
@@ -674,6 +673,8 @@ work_on_text(Speculator *s)
 			work_on(s, &s->work[i]);
 	if (s->n > 0 && !superseded(s))
 		work_on_order(s, &s->work[0]);
+	if (at_cursor != NULL && at_cursor->model_last && !superseded(s))
+		ask_model(s);
 	if (s->n > 0 && !superseded(s))
 		work_on_edits(s, &s->work[0]);
 	if (s->n > 0 && s->planned != s->n_built && !superseded(s))
