@@ -15,8 +15,10 @@
 #include "catalog/pg_type.h"
 #include "parser/scansup.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 /* A call, and the function that it may mean. */
 typedef struct Callee
@@ -80,27 +82,32 @@ consider(Callee *c, const FormData_pg_proc *proc)
 	strlcpy(c->found, name, NAMEDATALEN);
 }
 
-/* Looks at all functions; stops at one that has the very name: the arguments are wrong then. */
+/* True when a function has the very name: its arguments are wrong then. */
+static bool
+exists(const char *name)
+{
+	CatCList *list = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(name));
+	bool found = false;
+
+	for (int i = 0; i < list->n_members && !found; i++)
+		found = FunctionIsVisible(((Form_pg_proc) GETSTRUCT(&list->members[i]->tuple))->oid);
+	ReleaseSysCacheList(list);
+	return found;
+}
+
+/* Looks at all functions for the nearest name; false when there is none, or more than one. */
 static bool
 search(Callee *c)
 {
 	Relation rel = table_open(ProcedureRelationId, AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple tuple;
-	bool exists = false;
 
-	c->slips = speql_slips((int) strlen(c->name));
-	while (!exists && HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		const FormData_pg_proc *proc = (const FormData_pg_proc *) GETSTRUCT(tuple);
-
-		exists = strcmp(NameStr(proc->proname), c->name) == 0 && FunctionIsVisible(proc->oid);
-		if (c->slips > 0)
-			consider(c, proc);
-	}
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		consider(c, (const FormData_pg_proc *) GETSTRUCT(tuple));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return !exists && c->found[0] != '\0' && !c->ambiguous;
+	return c->found[0] != '\0' && !c->ambiguous;
 }
 
 /* Corrects the name of a call. */
@@ -118,7 +125,8 @@ speql_correct_call(const SpeqlTokens *t, int k, int typed, char **change)
 	c.name = downcase_truncate_identifier(t->text + tok->start, tok->end - tok->start, false);
 	c.n_args = count_arguments(t, k + 1, close);
 	c.open = t->tok[close].start >= typed;
-	if (!search(&c))
+	c.slips = speql_slips((int) strlen(c.name));
+	if (c.slips == 0 || exists(c.name) || !search(&c))
 		return NULL;
 	*change = psprintf("corrected to %s", c.found);
 	return speql_splice(t, tok->start, tok->end - tok->start, quote_identifier(c.found));
