@@ -100,6 +100,22 @@ SELECT prepack.materialize('SELECT s.id, c.name FROM shop s JOIN city c ON c.id 
 SELECT check_answer('SELECT count(id) FROM shop');
 SELECT check_answer('SELECT s.id FROM shop s JOIN city c ON c.id = s.city_id');
 
+-- a column that is never null is, where an outer join finds no partner
+CREATE TABLE town (id int PRIMARY KEY);
+CREATE TABLE stop (id int, k int NOT NULL REFERENCES town);
+INSERT INTO town VALUES (1), (2), (3);
+INSERT INTO stop VALUES (1, 1), (2, 2), (3, 3);
+ANALYZE town, stop;
+SELECT prepack.materialize('SELECT a.id FROM stop a LEFT JOIN stop b ON a.k = b.k AND b.id > 1
+    JOIN town t ON t.id = b.k') > 0 AS built;
+SELECT check_answer('SELECT a.id FROM stop a LEFT JOIN stop b ON a.k = b.k AND b.id > 1');
+SELECT prepack.reset_speculation() > 0 AS reset;
+SELECT prepack.materialize('SELECT a.id FROM stop a LEFT JOIN stop b ON a.k = b.k AND b.id > 1
+    JOIN town t ON t.id = a.k') > 0 AS built;
+SELECT check_answer('SELECT a.id FROM stop a LEFT JOIN stop b ON a.k = b.k AND b.id > 1');
+SELECT prepack.reset_speculation() > 0 AS reset;
+DROP TABLE stop, town;
+
 -- functions that functions call, of aggregates, of domains
 CREATE FUNCTION inner_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
 CREATE FUNCTION outer_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN inner_one($1); END';

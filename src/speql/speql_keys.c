@@ -3,8 +3,8 @@
  *
  * A table of the definition that the query does not read may be left out of account when joining it
  * neither drops nor multiplies rows: it is joined along a validated foreign key whose columns are
- * never null, all of the key and nothing else (Goldstein and Larson, section 3.2). Such tables are
- * taken off one after the other.
+ * never null, all of the key and nothing else (Goldstein and Larson, section 3.2); neither are they
+ * where an outer join finds no partner. Such tables are taken off one after the other.
  *
  * That a foreign key is valid does not prove that it holds: superusers can write without triggers,
  * logical replication does, triggers can suppress a cascade. So the build of a table looks for
@@ -132,6 +132,34 @@ is_column_equality(Node *node)
 	       IsA(lsecond(op->args), Var) && op_mergejoinable(op->opno, exprType(linitial(op->args)));
 }
 
+/* True when a relation below an item of FROM gives its own rows there, none of nulls instead. */
+static bool
+rows_are_own(Node *item, int index)
+{
+	JoinExpr *join = (JoinExpr *) item;
+
+	if (IsA(item, RangeTblRef))
+		return ((RangeTblRef *) item)->rtindex == index;
+	if (!IsA(item, JoinExpr))
+		return false;
+	return ((join->jointype == JOIN_INNER || join->jointype == JOIN_LEFT) &&
+	        rows_are_own(join->larg, index)) ||
+	       ((join->jointype == JOIN_INNER || join->jointype == JOIN_RIGHT) &&
+	        rows_are_own(join->rarg, index));
+}
+
+/* True for a relation that no outer join of the definition fills with nulls. */
+static bool
+never_filled(const SpeqlForm *v, int index)
+{
+	ListCell *lc;
+
+	foreach (lc, v->items)
+		if (rows_are_own(lfirst(lc), index))
+			return true;
+	return false;
+}
+
 /* Tries to take one relation off; the conditions that go with it are added to *implied. */
 static bool
 take_off(const SpeqlForm *v, int index, List *left, List **implied)
@@ -158,7 +186,7 @@ take_off(const SpeqlForm *v, int index, List *left, List **implied)
 		conditions = lappend(conditions, lfirst(lc));
 	}
 	if (partner == 0 || rt_fetch(partner, v->query->rtable)->rtekind != RTE_RELATION ||
-	    !joined_along_key(v, conditions, partner, index))
+	    !never_filled(v, partner) || !joined_along_key(v, conditions, partner, index))
 		return false;
 	*implied = list_concat(*implied, conditions);
 	return true;
