@@ -49,7 +49,7 @@ find(Secrets *ring, const char *text, size_t bytes)
 		return NULL;
 	for (unsigned i = 0; i < ring->n; i++)
 	{
-		unsigned char differs = 0;
+		unsigned char differs = ring->text[i][0] == '\0'; /* used up: nothing is like it */
 
 		for (size_t c = 0; c < STUDIO_TOKEN_CHARS; c++)
 			differs |= (unsigned char) (ring->text[i][c] ^ text[c]);
@@ -77,7 +77,7 @@ access_redeem(const char *text, size_t n)
 	found = find(&tokens, text, n);
 	if (found == NULL)
 		return NULL;
-	memset(found, '-', STUDIO_TOKEN_CHARS); /* no secret looks like this, so it matches none */
+	text_wipe(found, STUDIO_TOKEN_CHARS);
 	return issue(&keys, N_KEYS);
 }
 
