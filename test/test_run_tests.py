@@ -50,6 +50,13 @@ class RunTests(unittest.TestCase):
         self.assertEqual((status, lines[-1]), (0, "one: 0 passed, 0 failed, 1 skipped"))
         self.assertIn("    SKIP: no model", lines)
 
+    def test_figures_are_shown(self):
+        status, lines = self.run_tests(
+            "--name", "one", "sh -c 'echo words; echo GOAL size: 3 MB; echo t: 1 passed, 0 failed'")
+        self.assertEqual((status, lines[-1]), (0, "one: 1 passed, 0 failed, 0 skipped"))
+        self.assertIn("    GOAL size: 3 MB", lines)
+        self.assertNotIn("    words", lines)
+
     def test_death_after_the_summary(self):
         self.assertEqual(self.verdict("echo t: 3 passed, 0 failed; kill -9 $$"),
                          (1, "one: 3 passed, 1 failed, 0 skipped"))
