@@ -40,6 +40,7 @@ export class Bridge {
   private socket: WebSocket | null = null;
   private waiting = new Map<number, Waiting>();
   private tickets: ((token: string) => void)[] = [];
+  private quiet = new Map<number, () => void>();
   private lastId = 0;
   private runId = 0;
   private tries = 0;
@@ -65,6 +66,7 @@ export class Bridge {
     this.socket = null;
     for (const w of this.waiting.values()) w.reject(new Error("the connection was lost"));
     this.waiting.clear();
+    this.giveUpQuiet();
     if (this.tries < 0) return;
     const pause = Math.min(8000, 250 * 2 ** this.tries++);
     this.listener.lost("prepack-studio does not answer", pause);
@@ -95,14 +97,15 @@ export class Bridge {
       case "ticket": this.tickets.shift()?.(m.token); break;
       case "answer": this.answer(m); break;
       case "ready": this.listener.ready(m); break;
-      case "login": this.listener.login(m.message); break;
-      case "lost": this.listener.lost(m.message, m.retry_ms); break;
+      case "login": this.giveUpQuiet(); this.listener.login(m.message); break;
+      case "lost": this.giveUpQuiet(); this.listener.lost(m.message, m.retry_ms); break;
       case "notify": this.listener.notify(m.channel, m.payload); break;
       case "refused":
         if (m.code === "token" || m.code === "tabs") this.tries = -1;
         this.listener.refused(m.code, m.message);
         break;
       default:
+        if (m.t === "done") { this.quiet.get(m.id)?.(); this.quiet.delete(m.id); }
         if (m.id !== this.runId) break;
         if (m.t === "columns") this.listener.columns(m.columns);
         else if (m.t === "end") this.listener.end(m.tag, m.rows);
@@ -140,6 +143,21 @@ export class Bridge {
   run(sql: string): boolean {
     this.runId = ++this.lastId;
     return this.send({ t: "run", id: this.runId, sql });
+  }
+
+  // Whoever waits for a quiet statement goes on without it.
+  private giveUpQuiet(): void {
+    for (const resolve of this.quiet.values()) resolve();
+    this.quiet.clear();
+  }
+
+  // Runs a statement on the main connection, which must be free, and shows nothing of it.
+  runQuietly(sql: string): Promise<void> {
+    const id = ++this.lastId;
+    return new Promise((resolve) => {
+      this.quiet.set(id, resolve);
+      if (!this.send({ t: "run", id, sql })) this.giveUpQuiet();
+    });
   }
 
   cancel(): void { this.send({ t: "cancel" }); }

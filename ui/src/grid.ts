@@ -18,6 +18,16 @@ export const isTime = (c: Column): boolean => TIMES.has(c.type);
 export const typeName = (type: number): string | undefined => NAMES[type];
 export function nameType(type: number, name: string): void { NAMES[type] = name; }
 
+// The type whose name, as format_type writes it, is known; others get numbers of their own, below zero.
+const numbers = new Map(Object.entries(NAMES).map(([type, name]) => [name, Number(type)]));
+for (const [name, type] of [["character varying", 1043], ["time without time zone", 1083], ["timestamp without time zone", 1114], ["timestamp with time zone", 1184]] as const)
+  numbers.set(name, type);
+export function typeNumber(name = "text"): number {
+  const plain = name.replace(/\([\d,]*\)/, "");
+  if (!numbers.has(plain)) { const made = -numbers.size; numbers.set(plain, made); nameType(made, plain); }
+  return numbers.get(plain)!;
+}
+
 interface Chunk { text: string; first: number; n: number }
 
 // The rows of one result.

@@ -36,21 +36,19 @@ const editor = new Editor(by("editor"), sessionStorage.getItem("text") ?? "", {
 const bridge = new Bridge({
   ready(session) {
     pid = session.pid;
-    if (role !== `${session.user}@${session.database}`) followers.forget();
+    if (role !== `${session.user}@${session.database}`) { followers.forget(); level = null; }
     role = `${session.user}@${session.database}`;
     by("session").textContent = `${session.user} on ${session.database}, PostgreSQL ${Math.floor(session.version / 10000)}.${session.version % 10000}`;
-    by("login").hidden = true;
+    closeLogin();
     trouble("");
     connected(true);
-    void speculation.begin().then((advice) => { trouble(advice); by<HTMLSelectElement>("level").disabled = !speculation.on; void estimate(); }, (e: Error) => trouble(e.message));
+    void begin();
   },
   login(message) {
     connected(false);
     by("session").textContent = "not connected";
-    by("login-why").textContent = message.trim();
-    by("login").hidden = false;
+    openLogin(message.trim());
     by<HTMLInputElement>("login-password").value = "";
-    by("login-user").focus();
   },
   lost(message, retryMs) {
     connected(false);
@@ -69,12 +67,11 @@ const bridge = new Bridge({
     grid.grown();
     if (rows.chars > CHARS_MAX) { bridge.cancel(); say(`Only the first ${rows.length.toLocaleString("en")} rows fit this page; the rest was not fetched.`); }
   },
-  end(tag, n) {
+  end(tag) {
     const command = tag.split(" ")[0];
     if (!tag.startsWith("SELECT")) say(tag);
     /* What the side connection completes and previews must mean the same as here. */
-    if (running && (command === "SET" || command === "RESET")) void bridge.ask(running.sql).catch(() => undefined);
-    void n;
+    if (running && (command === "SET" || command === "RESET")) void bridge.ask(running.sql).then(showLevel).catch(() => undefined);
   },
   error(error) { failed = true; report(error); },
   notice(notice) { say(`${notice.severity ?? "NOTICE"}: ${notice.message}`); },
@@ -84,12 +81,56 @@ const bridge = new Bridge({
     finished();
     draw();
     if (was && !failed) { followers.ran(was.sql); void offer(was); }
+    /* What was missing may be there now. */
+    if (was && /\bextension\b/i.test(was.sql) && transaction === "idle") void begin();
   },
 });
 
 const speculation = new Speculation(bridge, editor, previewGrid);
 const followers = new Followers();
 let role = "";
+let level: string | null = null;  // of speculation, as chosen here; outlives a lost connection
+let levelTold = true;             // to the main connection, too
+
+// A session, or what prepack is in it, is new: tells what is missing, or turns previews on.
+async function begin(): Promise<void> {
+  levelTold = level === null;
+  try {
+    trouble(await speculation.begin(level));
+    by<HTMLSelectElement>("level").disabled = !speculation.on;
+    await estimate();
+  } catch (e) { trouble((e as Error).message); }
+}
+
+// Chooses how far to speculate. The main connection hears of it before its next statement, for it may be busy now.
+async function choose(wanted: string): Promise<void> {
+  level = wanted;
+  levelTold = false;
+  trouble("");
+  await bridge.ask("SELECT set_config('prepack.speculation', $1, false)", wanted).catch((e: Error) => trouble(e.message));
+  speculation.feed(editor.text, editor.cursor);
+}
+
+// Shows the level that a SET of the person's own has made.
+async function showLevel(): Promise<void> {
+  if (!speculation.on) return;
+  const now = await bridge.ask("SELECT current_setting('prepack.speculation')");
+  by<HTMLSelectElement>("level").value = cellText(now[0][0]);
+}
+
+// Asks who the person is; the message says why.
+function openLogin(why: string): void {
+  by("login-why").textContent = why;
+  by("login").hidden = false;
+  by("login-close").hidden = by<HTMLButtonElement>("explain").disabled; /* there is no session to go back to */
+  by("login-user").focus();
+}
+
+function closeLogin(): void {
+  const inside = by("login").contains(document.activeElement);
+  by("login").hidden = true;
+  if (inside) editor.view.focus();
+}
 
 function trouble(text: string): void { by("trouble").textContent = text; by("trouble").hidden = text === ""; }
 
@@ -137,7 +178,11 @@ async function run(): Promise<void> {
   running = { from, sql: text, before: new Map((await hits()).map((t) => [t.id, t])) };
   rows = new Rows([]);
   grid.set(rows);
-  if (!bridge.run(text)) { finished(); return; }
+  if (!levelTold) {
+    levelTold = true;
+    await bridge.runQuietly(`SET prepack.speculation = '${by<HTMLSelectElement>("level").value}'`);
+  }
+  if (!running || !bridge.run(text)) { finished(); return; }
   const began = performance.now();
   timer = window.setInterval(() => void progress(began), 300);
 }
@@ -256,24 +301,25 @@ function draw(): void {
 }
 
 async function copy(format: "csv" | "markdown"): Promise<void> {
-  await navigator.clipboard.writeText(rows.copy(format));
-  say(`${rows.length.toLocaleString("en")} rows copied.`);
+  try {
+    await navigator.clipboard.writeText(rows.copy(format));
+    say(`${rows.length.toLocaleString("en")} rows copied.`);
+  } catch (e) { say((e as Error).message, "error"); }
 }
 
 by("run").addEventListener("click", () => void run());
 by("cancel").addEventListener("click", () => bridge.cancel());
 by("explain").addEventListener("click", () => void showPlan());
 by("repair").addEventListener("click", () => void repairView(bridge, editor));
-by("role").addEventListener("click", () => { by("login-why").textContent = ""; by("login").hidden = false; by("login-user").focus(); });
+by("role").addEventListener("click", () => openLogin(""));
+by("login-close").addEventListener("click", closeLogin);
+by("login").addEventListener("keydown", (e) => { if (e.key === "Escape" && !by("login-close").hidden) closeLogin(); });
 by("csv").addEventListener("click", () => void copy("csv"));
 by("markdown").addEventListener("click", () => void copy("markdown"));
 view.addEventListener("change", () => (view.value === "plan" ? void showPlan() : draw()));
 chartKind.addEventListener("change", draw);
 by("another").addEventListener("click", async () => { const token = await bridge.ticket(); window.open(`/#${token}`, "_blank", "noopener"); });
-by("level").addEventListener("change", async () => {
-  await bridge.ask("SELECT set_config('prepack.speculation', $1, false)", by<HTMLSelectElement>("level").value);
-  speculation.feed(editor.text, editor.cursor);
-});
+by("level").addEventListener("change", () => void choose(by<HTMLSelectElement>("level").value));
 by("login").addEventListener("submit", (e) => {
   e.preventDefault();
   const value = (id: string) => by<HTMLInputElement>(id).value;
@@ -282,8 +328,8 @@ by("login").addEventListener("submit", (e) => {
 });
 document.addEventListener("keydown", (e) => {
   if (e.key !== "F6") return;
-  const parts = ["write", "preview", "result", "side"].map((id) => by(id));
-  const at = parts.findIndex((p) => p.contains(document.activeElement));
+  const parts = ["top", "write", "preview", "result", "side"].map((id) => by(id));
+  const at = Math.max(0, parts.findIndex((p) => p.contains(document.activeElement)));
   const next = parts[(at + (e.shiftKey ? parts.length - 1 : 1)) % parts.length];
   if (next.id === "write") editor.view.focus(); else next.focus();
   e.preventDefault();

@@ -5,7 +5,7 @@
 // seconds, and only while the page is seen.
 import { AskError, cellText, type Bridge, type Cell } from "./bridge";
 import type { Editor } from "./editor";
-import { Rows, type Grid } from "./grid";
+import { Rows, typeNumber, type Grid } from "./grid";
 
 const by = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 export const bytes = (n: number): string => n < 1024 ? `${n} B` : n < 1 << 20 ? `${(n / 1024).toFixed(0)} kB` : `${(n / (1 << 20)).toFixed(1)} MB`;
@@ -34,14 +34,14 @@ export class Speculation {
     setInterval(() => { if (this.on && !document.hidden) this.refresh(); }, 2000);
   }
 
-  // A session began: is prepack there, and does it speculate?
-  async begin(): Promise<string> {
+  // A session began: is prepack there, and does it speculate? At the level that was chosen here, if any was.
+  async begin(chosen: string | null): Promise<string> {
     this.on = false;
     this.feeding = false;
     const found = await this.bridge.ask(
       "SELECT current_setting('prepack.speculation', true), (SELECT extversion FROM pg_extension WHERE extname = 'prepack'), " +
       "to_regprocedure('prepack.speculate(text,integer)') IS NOT NULL");
-    const [level, version, speculates] = found[0].map(cellText);
+    const [given, version, speculates] = found[0].map(cellText), level = chosen ?? given;
     if (!version) return "This database has no prepack: CREATE EXTENSION prepack; turns previews on. Statements run all the same.";
     if (speculates !== "t") return `prepack ${version} here is older than previews are: ALTER EXTENSION prepack UPDATE. Statements run all the same.`;
     /* A line in postgresql.conf gives the setting a value even where nothing is loaded: only prepack itself can tell. */
@@ -51,6 +51,7 @@ export class Speculation {
       return `${error.message}. ${error.server.code === "55000" ? "Put prepack into shared_preload_libraries and restart the server. " : ""}Statements run all the same.`;
     }
     await this.bridge.ask("LISTEN prepack_speculation");
+    if (chosen !== null) await this.bridge.ask("SELECT set_config('prepack.speculation', $1, false)", chosen);
     by<HTMLSelectElement>("level").value = level;
     this.on = true;
     this.feed(this.editor.text, this.editor.cursor);
@@ -133,6 +134,7 @@ export class Speculation {
     const rows = await this.bridge.ask("SELECT block, sql, state, sampled, columns, rows, total_rows, elapsed_ms FROM prepack.preview($1::bigint, 50)", id);
     const shown = rows.find((r) => cellText(r[0]).endsWith("*") && r[5] !== null) ?? rows.find((r) => r[5] !== null);
     if (id !== this.id) return;
+    this.showBlocks(rows);
     const line = by("preview-line");
     if (!shown) {
       if (rows.length > 0) line.textContent = rows.map((r) => `${cellText(r[0])}: ${cellText(r[2])}`).join("; ");
@@ -140,13 +142,26 @@ export class Speculation {
     }
     const [block, sql, , sampled, columns, cells, total, ms] = shown.map(cellText);
     const head = (JSON.parse(columns) as ({ name: string; type?: string } | string)[]);
-    const store = new Rows(head.map((c) => ({ name: typeof c === "string" ? c : c.name, type: typeof c === "string" ? 25 : oid(c.type), mod: -1 })));
+    const store = new Rows(head.map((c) => ({ name: typeof c === "string" ? c : c.name, type: typeof c === "string" ? 25 : typeNumber(c.type), mod: -1 })));
     const data = (JSON.parse(cells) as unknown[][]).map((r) => r.map((v) => (v === null ? null : typeof v === "string" ? v : JSON.stringify(v))));
     store.add(JSON.stringify({ rows: data }), data.length);
     line.textContent = `${block.replace(" *", "")}${sampled === "t" ? " · from a sample" : ""} · ${total || data.length} rows · ${duration(Number(ms))} · ${sql}`;
     line.title = sql;
     this.grid.set(store);
     note("preview", since);
+  }
+
+  // The blocks of the text in the side view: what became of each.
+  private showBlocks(rows: Cell[][]): void {
+    by("blocks-part").hidden = rows.length === 0;
+    by("blocks").replaceChildren(...rows.map((r) => {
+      const [block, sql, state, sampled, , , total, ms] = r.map(cellText), item = document.createElement("li"), here = block.endsWith("*");
+      const facts = [block.replace(/ ?\*$/, ""), state, total && `${Number(total).toLocaleString("en")} rows`, sampled === "t" && "from a sample", ms && duration(Number(ms))];
+      item.textContent = facts.filter(Boolean).join(" · ");
+      item.title = sql;
+      if (here) item.setAttribute("aria-current", "true");
+      return item;
+    }));
   }
 
   // How the role went on from the text that is there, in queries it ran before.
@@ -190,10 +205,4 @@ export class Speculation {
       return [name, value];
     }));
   }
-}
-
-// The type number that a preview's type name stands for, as far as the grid treats it in its own way.
-function oid(name = "text"): number {
-  const known: Record<string, number> = { bigint: 20, smallint: 21, integer: 23, text: 25, real: 700, "double precision": 701, numeric: 1700, date: 1082, boolean: 16, "timestamp without time zone": 1114, "timestamp with time zone": 1184 };
-  return known[name] ?? 25;
 }
