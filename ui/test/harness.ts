@@ -15,6 +15,16 @@ export async function until(what: string, test: () => Promise<boolean> | boolean
   }
 }
 
+// A figure beside its goal. scripts/run-tests prints such lines even when all is well.
+export function goal(name: string, value: number, limit: number, unit: string, least = false): void {
+  const met = least ? value >= limit : value <= limit, digits = value < 1 ? 2 : 1;
+  console.log(`GOAL ${name}: ${value.toFixed(digits)} ${unit} (goal: ${least ? "at least" : "at most"} ${limit}; ${met ? "met" : "MISSED"})`);
+}
+
+// The value below which a part q of all lies.
+export const quantile = (values: number[], q: number): number =>
+  [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * q))];
+
 export function check(condition: boolean, what: string): void {
   if (!condition) throw new Error(what);
 }
@@ -102,20 +112,29 @@ export class Client {
 
 let browser: Browser | null = null;
 
-// A page of its own context, noting errors of scripts and of the content policy; it waits for a session or for the
-// question who it is.
+// A page of its own context.
 export async function openPage(studio: Studio, { width = 1280, height = 720, dark = false, waits = true } = {}): Promise<Page & { faults: string[] }> {
   browser ??= await chromium.launch({ executablePath: process.env.CHROMIUM, args: process.getuid?.() === 0 ? ["--no-sandbox"] : [] });
   const context = await browser.newContext({ viewport: { width, height }, colorScheme: dark ? "dark" : "light", permissions: ["clipboard-read", "clipboard-write"] });
-  const page = Object.assign(await context.newPage(), { faults: [] as string[] });
-  page.on("pageerror", (e) => page.faults.push(String(e)));
-  page.on("console", (m) => { if (m.type() === "error" && !m.text().includes("WebSocket")) page.faults.push(m.text()); });
+  const page = watched(await context.newPage());
   await page.goto(await studio.link());
-  if (!waits) return page;
+  if (waits) await settled(page);
+  return page;
+}
+
+// A page that notes its errors.
+export function watched(page: Page): Page & { faults: string[] } {
+  const faults: string[] = [];
+  page.on("pageerror", (e) => faults.push(String(e)));
+  page.on("console", (m) => { if (m.type() === "error" && !m.text().includes("WebSocket")) faults.push(m.text()); });
+  return Object.assign(page, { faults });
+}
+
+// A session is there, or the question who the person is.
+export async function settled(page: Page): Promise<void> {
   // Not waitForFunction: it may evaluate a string, which the content policy forbids.
   await until("the page is ready", () => page.evaluate(() =>
     !(document.getElementById("run") as HTMLButtonElement).disabled || !document.getElementById("login")!.hidden));
-  return page;
 }
 
 export async function closeBrowser(): Promise<void> { await browser?.close(); browser = null; }

@@ -3,7 +3,7 @@ import { execSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { Page } from "playwright-core";
-import { check, openPage, prepare, Studio, test, until } from "./harness";
+import { check, goal, openPage, prepare, quantile, settled, Studio, test, until, watched } from "./harness";
 import { runQuery, text, write } from "./page";
 
 const QUERY = "SELECT n_name, count(*) AS lines, sum(l_extendedprice) AS total\nFROM lineitem JOIN supplier ON s_suppkey = l_suppkey\nJOIN nation ON n_nationkey = s_nationkey\nWHERE l_shipdate >= date '1995-06-01'\nGROUP BY n_name ORDER BY total DESC";
@@ -19,11 +19,6 @@ async function violations(page: Page): Promise<string> {
 
 async function picture(page: Page, name: string): Promise<void> {
   if (process.env.IMAGES) await page.screenshot({ path: `${process.env.IMAGES}/${name}.png` });
-}
-
-const p = (values: number[], q: number): number => [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * q))];
-function goal(name: string, value: number, limit: number, unit: string): void {
-  console.log(`     ${name}: ${value.toFixed(1)} ${unit} (goal ${limit} ${unit}: ${value <= limit ? "met" : "MISSED"})`);
 }
 
 // Private memory of the browser's largest tab process, in MB.
@@ -68,6 +63,9 @@ test("page: ghost text is taken by Tab, by word, sent away by Esc", async () => 
   await write(page, "SELECT o_orderpriority, count(*) FROM orders GROUP BY");
   await page.waitForSelector(".cm-ghost");
   const before = await text(page, ".cm-content"), ghost = await text(page, ".cm-ghost");
+  /* The ghost is drawn, but no part of the text; beyond the end of a line no space is drawn. */
+  const ghostText = async () => ((await page.locator(".cm-ghost").count()) > 0 ? page.locator(".cm-ghost").evaluate((e) => e.textContent ?? "") : "");
+  const written = async () => page.locator(".cm-line").evaluate((e) => [...e.childNodes].filter((n) => !(n instanceof HTMLElement && n.matches(".cm-ghost"))).map((n) => n.textContent).join("").trimEnd());
   await picture(page, "studio-typing");
   await page.keyboard.press("Escape");
   check((await page.locator(".cm-ghost").count()) === 0, "Esc leaves the ghost");
@@ -75,6 +73,18 @@ test("page: ghost text is taken by Tab, by word, sent away by Esc", async () => 
   await page.waitForSelector(".cm-ghost");
   await page.keyboard.press("Tab");
   await until("the ghost is text", async () => (await text(page, ".cm-content")).includes(ghost.trim()) && (await text(page, ".cm-content")).length > before.length - ghost.length);
+  /* Word by word, and by typing what it says. */
+  await write(page, "SELECT o_orderpriority, count(*) FROM orders GROUP");
+  await until("BY and a name", async () => /^\s*BY \w+/.test(await ghostText()));
+  const whole = await ghostText();
+  await page.keyboard.press("Control+ArrowRight");
+  await until("a word is text", async () => (await written()).endsWith("GROUP BY"));
+  check((await ghostText()).trim() === whole.trim().slice(2).trim(), `left is "${await ghostText()}" of "${whole}"`);
+  await page.keyboard.insertText(" ");
+  await page.waitForSelector(".cm-ghost");
+  const name = (await ghostText()).trim();
+  await page.keyboard.press("ArrowRight");
+  await until("the rest is text", async () => (await written()).endsWith(`GROUP BY ${name}`));
 });
 
 test("page: runs, shows types and NULLs, says what it cost", async () => {
@@ -129,8 +139,20 @@ test("page: the next query is one click away, and valid", async () => {
 });
 
 test("page: an edited constant and a WITH block", async () => {
-  await runQuery(page, QUERY.replace("06-01", "09-02"));
-  await until("rows", async () => (await text(page, "#grid")).includes("INDONESIA"));
+  await write(page, QUERY);
+  await page.keyboard.press("Control+Home");
+  for (let i = QUERY.indexOf("6-01"); i >= 0; i--) await page.keyboard.press("ArrowRight");
+  const constants = ["9", "8", "7"];
+  await until("an edited constant is answered from a table", async () => {
+    await page.keyboard.press("Backspace");
+    await page.keyboard.insertText(constants[0]);
+    constants.push(constants.shift()!);
+    await page.keyboard.press("Control+Enter");
+    await until("it has run", async () => /^[\d.]+ m?s; 25 rows/.test(await text(page, "#origin")));
+    await page.waitForTimeout(1000);
+    return /from table \d+/.test(await text(page, "#origin"));
+  }, 60);
+  check((await text(page, "#grid")).includes("INDONESIA"), await text(page, "#grid"));
   await write(page, "WITH big AS (SELECT o_custkey, sum(o_totalprice) AS total FROM orders GROUP BY o_custkey) SELECT * FROM big WHERE total >");
   for (let i = 0; i < 45; i++) await page.keyboard.press("ArrowLeft");
   await until("the block's preview", async () => (await text(page, "#preview-line")).includes("big"), 30);
@@ -173,26 +195,46 @@ test("page: typing goes on while a statement runs; Cancel ends it", async () => 
   await until("it is cancelled", async () => (await text(page, "#messages")).includes("canceling statement"));
 });
 
+// Notes of each keystroke when it is seen, in the first task after the frame that draws it; and how much of that the
+// page worked: a display of 60 Hz alone lets it wait up to 16.7 ms for the frame.
+interface Paint { seen: number; work: number }
+async function notePaints(page: Page): Promise<void> {
+  await page.evaluate(() => {
+    const all: Paint[] = ((window as any).paints = []);
+    document.querySelector(".cm-content")!.addEventListener("beforeinput", (e) => {
+      const handled = new MessageChannel(), seen = new MessageChannel();
+      let ready = Infinity, drawing = 0;
+      handled.port1.onmessage = () => { ready = performance.now(); };
+      handled.port2.postMessage(0);
+      seen.port1.onmessage = () => {
+        const now = performance.now();
+        all.push({ seen: now - e.timeStamp, work: Math.min(ready, drawing) - e.timeStamp + now - drawing });
+      };
+      requestAnimationFrame(() => { drawing = performance.now(); seen.port2.postMessage(0); });
+    });
+  });
+}
+
 test("page: 200 edits in 5 s keep up", async () => {
   await write(page, "SELECT p_name FROM part WHERE p_partkey > ");
   const faults = page.faults.length, begin = Date.now();
-  await page.evaluate(() => {
-    (window as any).paints = [];
-    document.querySelector(".cm-content")!.addEventListener("beforeinput", (e) => { const t = e.timeStamp; requestAnimationFrame(() => { const c = new MessageChannel(); c.port1.onmessage = () => (window as any).paints.push(performance.now() - t); c.port2.postMessage(0); }); });
-  });
+  await notePaints(page);
   for (let i = 0; i < 200; i++) {
     if (i % 2) await page.keyboard.press("Backspace"); else await page.keyboard.insertText(String(i % 10));
     const rest = begin + i * 25 - Date.now();
     if (rest > 0) await page.waitForTimeout(rest);
   }
+  const edits = (Date.now() - begin) / 1000;
   await page.keyboard.insertText("38");
   await until("the last text's preview", async () => (await text(page, "#preview-line")).includes("38"));
   check(page.faults.length === faults, page.faults.join("\n"));
-  const paints = (await page.evaluate(() => (window as any).paints)) as number[], times = await page.evaluate(() => (window as any).prepackStudio.times);
-  check(times.ghost.length > 0 && times.preview.length > 0, "nothing was measured");
-  if (paints.length > 0) goal("keystroke to paint, p95", p(paints, 0.95), 16, "ms");
-  goal("keystroke to ghost text, p50", p(times.ghost, 0.5), 60, "ms");
-  goal("preview ready to painted, p50", p(times.preview, 0.5), 50, "ms");
+  const painted: Paint[] = await page.evaluate(() => (window as any).paints), times = await page.evaluate(() => (window as any).prepackStudio.times);
+  check(painted.length > 0 && times.ghost.length > 0 && times.preview.length > 0, "nothing was measured");
+  goal("200 edits", edits, 5.5, "s");
+  goal("keystroke to paint, p95", quantile(painted.map((p) => p.seen), 0.95), 16, "ms");
+  goal("keystroke to paint, p95, less the wait for the display's next frame", quantile(painted.map((p) => p.work), 0.95), 16, "ms");
+  goal("keystroke to ghost text, p50", quantile(times.ghost, 0.5), 60, "ms");
+  goal("preview ready to painted, p50", quantile(times.preview, 0.5), 50, "ms");
 });
 
 test("page: a million rows scroll", async () => {
@@ -210,23 +252,68 @@ test("page: a million rows scroll", async () => {
   const session = await page.context().newCDPSession(page);
   await session.send("HeapProfiler.collectGarbage");
   const memory = await rendererMemory(page);
-  console.log(`     1,000,000 rows scroll at ${fps.toFixed(0)} frames a second (goal 60: ${fps >= 59 ? "met" : "MISSED"})`);
-  goal("private memory of the tab's process with 1,000,000 rows", memory, 200, "MB");
+  goal("1,000,000 rows: frames a second while scrolling", Math.round(fps), 60, "fps", true);
+  goal("1,000,000 rows: private memory of the tab's process", memory, 200, "MB");
   check(memory < 400, `the tab takes ${memory} MB`);
 });
 
 test("page: two tabs as two roles see their own rows", async () => {
-  for (const role of ["alice", "bob"]) {
-    const other = await openPage(studio), segment = role === "alice" ? "BUILDING" : "MACHINERY";
-    await other.click("#role");
-    await other.fill("#login-user", role);
-    await other.click("#login button");
-    await until(`${role} is in`, async () => (await text(other, "#session")).startsWith(role));
-    await runQuery(other, "SELECT c_mktsegment, count(*) FROM customer GROUP BY c_mktsegment");
-    await until("its row", async () => (await text(other, "#grid")).includes(segment));
-    check((await other.locator("#grid .grid-row").count()) === 1, await text(other, "#grid"));
-    await other.context().close();
+  const alice = await openPage(studio), opening = alice.context().waitForEvent("page");
+  await alice.click("#another");
+  const bob = watched(await opening);
+  await settled(bob);
+  const tabs = [{ tab: alice, role: "alice", segment: "BUILDING" }, { tab: bob, role: "bob", segment: "MACHINERY" }];
+  for (const { tab, role } of tabs) {
+    await tab.bringToFront();
+    await tab.click("#role");
+    await tab.fill("#login-user", role);
+    await tab.keyboard.press("Enter");
+    await until(`${role} is in`, async () => (await text(tab, "#session")).startsWith(role));
   }
+  for (let round = 0; round < 2; round++)
+    for (const { tab, segment } of tabs) {
+      await tab.bringToFront();
+      await runQuery(tab, "SELECT c_mktsegment, count(*) FROM customer GROUP BY c_mktsegment");
+      await until("its row", async () => (await text(tab, "#grid")).includes(segment));
+      check((await tab.locator("#grid .grid-row").count()) === 1, await text(tab, "#grid"));
+      const foreign = tabs.find((t) => t.tab !== tab)!.segment;
+      check(!(await text(tab, "#preview-grid")).includes(foreign), "the preview shows another role's rows");
+    }
+  for (const { tab } of tabs) check(tab.faults.length === 0, tab.faults.join("\n"));
+  await alice.context().close();
+});
+
+test("page: everything is in reach of the keyboard, and leaves where it came from", async () => {
+  const keys = async (...names: string[]) => { for (const name of names) await page.keyboard.press(name); };
+  const at = () => page.evaluate(() => document.activeElement?.id || document.activeElement?.className || "");
+  await runQuery(page, "SELECT i, 'value ' || i AS v FROM generate_series(1, 100) i");
+  const tour = [];
+  for (let i = 0; i < 5; i++) { await keys("F6"); tour.push(await at()); }
+  check(tour.join(" ").startsWith("preview result side top cm-content"), tour.join(" "));
+  for (const id of ["preview", "result", "side", "top"]) {
+    await keys("F6");
+    check((await at()) === id, await at());
+  }
+  await keys("Tab");
+  check((await at()) === "level", await at());
+  await keys("Tab", "Enter"); /* New tab */
+  await until("it opened", () => page.context().pages().length === 2);
+  await page.context().pages()[1].close();
+  await keys("F6", "F6", "F6", "Tab", "Tab", "Tab", "Tab");
+  check((await at()) === "grid", await at());
+  await keys("ArrowDown", "ArrowRight", "Enter");
+  await until("the value is shown", async () => (await text(page, "#cell")).includes("value 2"));
+  await keys("Escape");
+  check((await at()) === "grid", `after the dialog: ${await at()}`);
+  await keys("Control+End");
+  await until("the last row is there", async () => (await text(page, "#grid")).includes("value 100"));
+  await keys("Shift+F6", "Shift+F6");
+  check((await at()).startsWith("cm-content"), await at());
+  await page.locator("#role").focus();
+  await keys("Enter");
+  check((await at()) === "login-user", await at());
+  await keys("Escape");
+  check(!(await page.locator("#login").isVisible()) && (await at()).startsWith("cm-content"), await at());
 });
 
 test("page: a wrong password asks again, a right one works, none is kept", async () => {
@@ -252,22 +339,49 @@ test("page: no accessibility violations: light, dark, narrow, every view", async
     check((await violations(page)) === "", `${value}: ${await violations(page)}`);
   }
   await page.selectOption("#view", "grid");
-  for (const [width, height, dark] of [[1280, 720, true], [390, 844, false]] as const) {
-    const other = await openPage(studio, { width, height, dark });
+  for (const [width, height, dark] of [[1280, 720, false], [1280, 720, true], [390, 844, false], [390, 844, true]] as const) {
+    const other = await openPage(studio, { width, height, dark }), where = `${width} ${dark ? "dark" : "light"}`;
+    const look = async (what: string) => {
+      const found = await violations(other), wide = await other.evaluate(() => document.documentElement.scrollWidth);
+      check(found === "", `${where}, ${what}: ${found}`);
+      check(wide <= width, `${where}, ${what}: the page is ${wide} wide`);
+    };
     await runQuery(other, "SELECT n_name, n_nationkey, n_regionkey FROM nation");
-    check((await violations(other)) === "", `${width}: ${await violations(other)}`);
-    const wide = await other.evaluate(() => document.documentElement.scrollWidth);
-    check(wide <= width, `the page is ${wide} wide`);
-    await picture(other, dark ? "studio-dark" : "studio-phone");
+    await look("a result");
+    if (dark === width > 900) await picture(other, dark ? "studio-dark" : "studio-phone");
+    await runQuery(other, "SELECT nothing, 'x' FROM nation WHERE 1 < 2 -- why");
+    await look("an error");
+    await write(other, "SELECT o_orderpriority, count(*) FROM orders GROUP BY");
+    await other.waitForSelector(".cm-ghost");
+    await other.waitForSelector("#preview-grid .grid-row");
+    await look("ghost text, preview and blocks");
+    await other.click("#repair");
+    await other.waitForSelector("#repair-view pre");
+    await look("a repair");
+    await other.click("#role");
+    await look("the question who it is");
+    await other.click("#login-close");
+    await runQuery(other, "SELECT repeat('a long value ', 100)");
+    await other.waitForSelector("#grid .grid-row");
+    await other.dblclick("#grid .grid-row .grid-cell");
+    await look("a whole value");
     await other.context().close();
   }
 });
 
 test("page: survives a restart of the server", async () => {
+  await page.selectOption("#level", "suggest");
+  await write(page, "SELECT pg_sleep(600)");
+  await page.keyboard.press("Control+Enter");
+  await until("it runs", async () => (await text(page, "#origin")).includes("running for"));
   execSync(process.env.RESTART!, { stdio: "ignore", cwd: "/tmp" });
   await until("the session is back", async () => (await text(page, "#session")).includes("postgres on postgres") && !(await page.locator("#run").isDisabled()), 60);
-  await runQuery(page, "SELECT 'back' AS word");
-  await until("its row", async () => (await text(page, "#grid")).includes("back"));
+  check((await text(page, ".cm-content")).includes("pg_sleep(600)"), "the text is gone");
+  check((await page.locator("#trouble").isHidden()) && (await page.locator("#cancel").isDisabled()), "it thinks that it runs");
+  await runQuery(page, "SELECT current_setting('prepack.speculation') || ' is back' AS word");
+  await until("its row, at the level that was chosen", async () => (await text(page, "#grid")).includes("suggest is back"));
+  await write(page, "SELECT n_name FROM nation WHERE n_regionkey =");
+  await until("previews go on", async () => (await page.locator("#preview-grid .grid-row").count()) > 0);
 });
 
 test("page: made no error of its own; SIGTERM ends prepack-studio", async () => {

@@ -1,36 +1,76 @@
 // states.test.ts: servers that lack something, and statements that call models.
 import { execSync } from "node:child_process";
-import { check, openPage, Studio, test, until } from "./harness";
+import { existsSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import type { Page } from "playwright-core";
+import { check, openPage, SOCKETS, Studio, test, until } from "./harness";
 import { runQuery, text, write } from "./page";
 
-// A database that lacks something: the page says what to do, and still runs statements.
-async function plainPage(database: string, advice: string): Promise<void> {
+// A database that lacks something: the page says what to do, and still runs statements; then what the person does.
+async function plainPage(database: string, advice: string, then: (page: Page) => Promise<void> = async () => undefined): Promise<void> {
   const studio = await Studio.start(database), page = await openPage(studio);
   await until(`advice of "${advice}"`, async () => (await text(page, "#trouble")).includes(advice));
   await runQuery(page, "SELECT 42 AS answer");
   await until("its row", async () => (await text(page, "#grid")).includes("42"));
+  await then(page);
   check(page.faults.length === 0, page.faults.join("\n"));
   await page.context().close();
   await studio.stop();
 }
 
-test("states: a database without the extension is a plain SQL page", () => plainPage("plain", "CREATE EXTENSION prepack"));
+// Previews have come to a page that had none.
+async function previewComes(page: Page): Promise<void> {
+  await until("the advice goes", async () => page.locator("#trouble").isHidden());
+  await write(page, "SELECT relname, relkind FROM pg_class WHERE");
+  await page.waitForSelector("#preview-grid .grid-row");
+}
+
+test("states: a database without the extension is a plain SQL page; following the advice gives previews", () =>
+  plainPage("plain", "CREATE EXTENSION prepack", async (page) => {
+    await runQuery(page, "CREATE EXTENSION prepack");
+    await previewComes(page);
+    await runQuery(page, "DROP EXTENSION prepack");
+    await until("the advice is back", async () => (await text(page, "#trouble")).includes("CREATE EXTENSION prepack"));
+  }));
 test("states: an extension older than previews is a plain SQL page", () => plainPage("older", "ALTER EXTENSION prepack UPDATE"));
-test("states: speculation that is off is a plain SQL page", () => plainPage("resting", "Speculation is off"));
+test("states: speculation that is off is a plain SQL page; choosing a level turns it on, for statements too", () =>
+  plainPage("resting", "Speculation is off", async (page) => {
+    await page.selectOption("#level", "materialize");
+    await previewComes(page);
+    await runQuery(page, "SHOW prepack.speculation");
+    await until("the statements' connection knows", async () => (await text(page, "#grid")).includes("materialize"));
+    await runQuery(page, "SET prepack.speculation = plan");
+    await until("the page knows", async () => (await page.inputValue("#level")) === "plan");
+  }));
 
 test("states: a server that does not preload prepack is a plain SQL page", async () => {
   execSync(process.env.RESTART_BARE!, { stdio: "ignore", cwd: "/tmp" });
-  try { await plainPage("postgres", "shared_preload_libraries"); }
+  try {
+    await plainPage("postgres", "shared_preload_libraries");
+    await plainPage("plain", "CREATE EXTENSION prepack", async (page) => {
+      await runQuery(page, "CREATE EXTENSION prepack");
+      await until("what else is needed", async () => (await text(page, "#trouble")).includes("shared_preload_libraries"));
+      await runQuery(page, "SELECT 43 AS answer");
+      await until("its row", async () => (await text(page, "#grid")).includes("43"));
+      await runQuery(page, "DROP EXTENSION prepack");
+    });
+  }
   finally { execSync(process.env.RESTART!, { stdio: "ignore", cwd: "/tmp" }); }
 });
 
 test("states: no server: the page says so, and is there when it comes", async () => {
-  const studio = await Studio.start("postgres", "postgres", "/nowhere"), page = await openPage(studio, { waits: false });
-  await until("the reason", async () => (await text(page, "#trouble")).includes("/nowhere"));
+  const folder = mkdtempSync(`${tmpdir()}/studio-`), place = `${folder}/later`;
+  const studio = await Studio.start("postgres", "postgres", place), page = await openPage(studio, { waits: false });
+  await until("the reason", async () => (await text(page, "#trouble")).includes(place));
   check((await text(page, "#trouble")).includes("Trying again"), await text(page, "#trouble"));
   check(await page.locator("#run").isDisabled(), "a statement can be run");
   await write(page, "SELECT 1");
   check((await text(page, ".cm-content")).includes("SELECT 1"), "nothing can be written");
+  check(!existsSync(place), "the server is there already");
+  symlinkSync(SOCKETS, place);
+  await runQuery(page, "SELECT 44 AS answer");
+  await until("its row", async () => (await text(page, "#grid")).includes("44"));
+  rmSync(folder, { recursive: true });
   await page.context().close();
   await studio.stop();
 });
