@@ -111,6 +111,7 @@ export class Grid {
     this.widths = [];
     for (const element of this.drawn.values()) element.remove();
     this.drawn.clear();
+    this.mark(); /* not of a cell that is gone, until the next frame draws others */
     this.box.scrollTop = 0;
     this.grown();
   }
