@@ -7,6 +7,7 @@
 #include "../src/llm/llm_buffer.h"
 #include "../src/llm/llm_check.h"
 #include "../src/llm/llm_status.h"
+#include "../src/llm/llm_unicode.h"
 
 /* Sizes that wrap are refused; zero bytes are a valid object. */
 static void
@@ -228,6 +229,46 @@ test_error(void)
 	CHECK(strcmp(llm_status_name((llm_status) -1), "unknown") == 0);
 }
 
+/* Whatever a message quotes, and wherever it is cut, it is one line of valid UTF-8. */
+static void
+test_error_line(void)
+{
+	static const struct
+	{
+		const char *quoted;
+		const char *message;
+	} cases[] = {
+	    {"", "key \"\""},
+	    {"plain", "key \"plain\""},
+	    {"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "key \"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\""},
+	    {"12345678901\xc3\xa9", "key \"12345678901?\""},
+	    {"1234567890\xc3\xa9", "key \"1234567890\xc3\xa9\""},
+	    {"1234567890\xe2\x82\xac", "key \"1234567890??\""},
+	    {"123456789\xf0\x9f\x98\x80", "key \"123456789???\""},
+	    {"\xff\xc0\x80", "key \"???\""},
+	    {"\xed\xa0\x80", "key \"???\""},
+	    {"a\nb\r\tc\x1b[0m", "key \"a b  c [0m\""},
+	    {"\x7f\xc2\x80", "key \" \xc2\x80\""},
+	};
+	llm_error err;
+	char big[LLM_MESSAGE_MAX + 8];
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		llm_fail(&err, LLM_E_FORMAT, "key \"%.12s\"", cases[i].quoted);
+		CHECK_MSG(strcmp(err.message, cases[i].message) == 0, "%zu: %s", i, err.message);
+	}
+	for (size_t before = LLM_MESSAGE_MAX - 6; before < LLM_MESSAGE_MAX; before++)
+	{
+		memset(big, 'x', before);
+		memcpy(big + before, "\xf0\x9f\x98\x80", 5);
+		llm_fail(&err, LLM_E_FORMAT, "%s", big);
+		CHECK(llm_utf8_valid(err.message, strlen(err.message)));
+		CHECK(strlen(err.message) ==
+		      (before + 4 < LLM_MESSAGE_MAX ? before + 4 : LLM_MESSAGE_MAX - 1));
+	}
+}
+
 int
 main(void)
 {
@@ -241,5 +282,6 @@ main(void)
 	RUN(buffer_faults);
 	RUN(checked);
 	RUN(error);
+	RUN(error_line);
 	return test_summary("alloc");
 }

@@ -303,11 +303,8 @@ start_job(server *s, server_job *job)
 		return;
 	}
 	if (!remote && status == LLM_E_NOT_FOUND && server_is_loading(s, job->wire.model, &ms))
-	{
-		status = LLM_E_LOADING;
-		snprintf(err.message, sizeof(err.message),
-		         "model \"%.150s\" is still loading (%.1f s so far)", job->wire.model, ms / 1000);
-	}
+		status = llm_fail(&err, LLM_E_LOADING, "model \"%.150s\" is still loading (%.1f s so far)",
+		                  job->wire.model, ms / 1000);
 	fail_start(job, status, err.message);
 }
 

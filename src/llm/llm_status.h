@@ -2,9 +2,9 @@
  * llm_status.h: the status codes and the error record of the engine.
  *
  * Every engine function that can fail returns an llm_status and, where the caller passes one, fills
- * an llm_error with a one-line message in the PostgreSQL style (lower case, no full stop). The
- * engine never prints, exits or aborts. src/errors.c maps the codes to SQLSTATEs; their numbers
- * travel on the wire, so they are never renumbered.
+ * an llm_error with a one-line message in the PostgreSQL style (lower case, no full stop), which is
+ * valid UTF-8 whatever it quotes. The engine never prints, exits or aborts. src/errors.c maps the
+ * codes to SQLSTATEs; their numbers travel on the wire, so they are never renumbered.
  */
 #ifndef LLM_STATUS_H
 #define LLM_STATUS_H
