@@ -51,8 +51,9 @@ LLM_PROGRAM   = llm_main llm_cli llm_cli_bench llm_cli_pack llm_cli_generate llm
 
 TESTS         = test_alloc test_arch test_chat test_conn test_copies test_cpu_attn test_cpu_ops \
                 test_device test_draft test_dummy test_engine test_engine_order test_forward \
-                test_gguf test_grammar test_grammar_rules test_hash test_json test_kernels test_kv \
-                test_label test_models test_pack test_packed test_prompt test_quant test_ranks test_remote \
+                test_gguf test_grammar test_grammar_limits test_grammar_rules test_hash test_json \
+                test_kernels test_kv test_label test_models test_pack test_packed test_prompt test_quant \
+                test_ranks test_remote \
                 test_remote_jobs test_remote_stream test_safetensors test_sample test_sched \
                 test_sched_load test_server test_server_model test_server_remote test_sim test_stop \
                 test_thread test_tok_load test_tokenizer test_unicode test_weights test_wire \
