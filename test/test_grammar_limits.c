@@ -327,6 +327,75 @@ test_rules_end_at_any_depth(void)
 		}
 }
 
+/* Takes one byte; the vocabulary's first tokens are the bytes. */
+static bool
+take_byte(llm_grammar_state *s, char byte)
+{
+	return llm_grammar_accept(s, vocab, (unsigned char) byte, NULL) == LLM_OK;
+}
+
+/*
+ * Masks are kept for states that differ in a counter only, while no token can bring it to a bound:
+ * at every count, with masks kept of all before, the mask is that of a grammar that keeps none.
+ */
+static void
+test_masks_near_bounds(void)
+{
+	static const struct
+	{
+		compile_fn compile;
+		const char *text, *begin, *item;
+	} list[] = {
+	    {llm_grammar_from_schema, "{\"type\":\"string\",\"minLength\":3,\"maxLength\":90}", "\"",
+	     "a"},
+	    {llm_grammar_from_schema, "{\"type\":\"string\",\"minLength\":80}", "\"", "\xc3\xa9"},
+	    {llm_grammar_from_schema,
+	     "{\"type\":\"array\",\"items\":{\"type\":\"null\"},\"minItems\":2,\"maxItems\":80}",
+	     "[null", ",null"},
+	    {llm_grammar_from_rules,
+	     "{\"rules\":[[[1,\"]\"]],{\"chars\":\"abx1\",\"min\":5,\"max\":95}]}", "", "a"},
+	};
+
+	for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
+	{
+		llm_grammar *g, *fresh;
+		llm_grammar_state *s, *other;
+		uint32_t mask[WORDS], exact[WORDS], n = 0;
+		bool more = true;
+
+		REQUIRE(compile_text(list[i].compile, list[i].text, strlen(list[i].text), &g, NULL) ==
+		        LLM_OK);
+		REQUIRE(llm_grammar_start(g, &s, NULL) == LLM_OK);
+		for (const char *p = list[i].begin; *p != '\0'; p++)
+			CHECK(take_byte(s, *p));
+		for (; more && n < 100; n++)
+		{
+			REQUIRE(compile_text(list[i].compile, list[i].text, strlen(list[i].text), &fresh,
+			                     NULL) == LLM_OK);
+			REQUIRE(llm_grammar_start(fresh, &other, NULL) == LLM_OK);
+			for (const char *p = list[i].begin; *p != '\0'; p++)
+				CHECK(take_byte(other, *p));
+			for (uint32_t k = 0; k < n; k++)
+				for (const char *p = list[i].item; *p != '\0'; p++)
+					CHECK(take_byte(other, *p));
+			for (uint32_t budget = 1000; budget > 303; budget -= 303)
+			{
+				CHECK(llm_grammar_mask(s, vocab, budget, mask, NULL) == LLM_OK);
+				CHECK(llm_grammar_mask(other, vocab, budget, exact, NULL) == LLM_OK);
+				CHECK_MSG(memcmp(mask, exact, sizeof(mask)) == 0,
+				          "grammar %zu, %u items, budget %u", i, n, budget);
+			}
+			llm_grammar_state_free(other);
+			llm_grammar_free(fresh);
+			for (const char *p = list[i].item; more && *p != '\0'; p++)
+				more = take_byte(s, *p);
+		}
+		CHECK_MSG(n >= 80, "grammar %zu ends after %u", i, n);
+		llm_grammar_state_free(s);
+		llm_grammar_free(g);
+	}
+}
+
 /* A vocabulary that cannot spell what every output has is refused, wherever that stands. */
 static void
 test_rules_need_their_bytes(void)
@@ -374,6 +443,7 @@ main(void)
 	RUN(values);
 	RUN(rule_sizes);
 	RUN(rules_end_at_any_depth);
+	RUN(masks_near_bounds);
 	RUN(rules_need_their_bytes);
 	llm_vocab_trie_free(vocab);
 	return test_summary("grammar_limits");
