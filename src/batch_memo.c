@@ -109,13 +109,16 @@ pp_memo_find(PpMemo *memo, const char *key, Size key_bytes, Datum *value, bool *
 	return true;
 }
 
-/* Doubles the table. */
-static void
+/* Doubles the table; false when one allocation may not hold that. */
+static bool
 grow(PpMemo *memo)
 {
 	uint32 capacity = memo->capacity > 0 ? memo->capacity * 2 : 256;
-	MemoEntry *table = MemoryContextAllocZero(memo->context, capacity * sizeof(MemoEntry));
+	MemoEntry *table;
 
+	if (capacity > MaxAllocSize / sizeof(MemoEntry))
+		return false;
+	table = MemoryContextAllocZero(memo->context, capacity * sizeof(MemoEntry));
 	for (uint32 i = 0; i < memo->capacity; i++)
 		if (memo->table[i].key != NULL)
 			*find_slot(table, capacity, memo->table[i].hash, memo->table[i].key,
@@ -124,6 +127,7 @@ grow(PpMemo *memo)
 		pfree(memo->table);
 	memo->table = table;
 	memo->capacity = capacity;
+	return true;
 }
 
 /* Remembers a result. */
@@ -137,8 +141,8 @@ pp_memo_add(PpMemo *memo, const char *key, Size key_bytes, Datum value, bool isn
 
 	if (MemoryContextMemAllocated(memo->context, false) >= memo->bytes_max)
 		return;
-	if (memo->n * 2 >= memo->capacity)
-		grow(memo);
+	if (memo->n * 2 >= memo->capacity && !grow(memo))
+		return;
 	e = find_slot(memo->table, memo->capacity, hash, key, key_bytes);
 	if (e->key != NULL)
 		return;
