@@ -101,6 +101,38 @@ test_split_characters(void)
 	}
 }
 
+/* The halves of a pair of escapes may come in two events; a half that stays alone is no text. */
+static void
+test_split_escapes(void)
+{
+	static const char good[] = PIECE("a\\ud83d") PIECE("") PIECE("\\ude00b") PIECE("\\uD834\\uDD1E")
+	    PIECE("\\udbff") PIECE("\\udfff") DONE;
+	static const char *const lone[] = {
+	    PIECE("a\\ud83d") DONE,
+	    PIECE("\\ud83d") PIECE("a") DONE,
+	    PIECE("\\ude00") DONE,
+	    PIECE("\\ude00") PIECE("\\ud83d") DONE,
+	    PIECE("\\ud83d") PIECE("\\ud83d") PIECE("\\ude00") DONE,
+	    PIECE("\\ud83dx\\ude00") DONE,
+	};
+	static outcome o;
+	http_fixture f;
+
+	for (size_t n = 1; n <= 4096; n *= 16)
+	{
+		stream_events(good, n, &f, &o);
+		CHECK_MSG(o.row_status[0] == LLM_OK, "%zu bytes: %s", n, o.message[0]);
+		CHECK(strcmp(o.text[0], "a\xf0\x9f\x98\x80"
+		                        "b\xf0\x9d\x84\x9e\xf4\x8f\xbf\xbf") == 0);
+		CHECK(strcmp(o.text[0], o.pieces) == 0);
+	}
+	for (size_t i = 0; i < sizeof(lone) / sizeof(lone[0]); i++)
+	{
+		stream_events(lone[i], 4096, &f, &o);
+		CHECK_MSG(o.row_status[0] == LLM_E_PROTOCOL, "%zu: %d", i, (int) o.row_status[0]);
+	}
+}
+
 /* What the standard allows: other line ends, comments, other fields, data of several lines. */
 static void
 test_grammar(void)
@@ -371,6 +403,7 @@ main(void)
 {
 	RUN(pieces);
 	RUN(split_characters);
+	RUN(split_escapes);
 	RUN(grammar);
 	RUN(malformed);
 	RUN(cut);

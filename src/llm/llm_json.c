@@ -214,7 +214,26 @@ hex4(parser *s, uint32_t *out)
 	return true;
 }
 
-/* Reads what follows \u, with its second half when it is a surrogate. */
+/* Reads the second half of a surrogate pair; false, and nothing is read, when there is none. */
+static bool
+low_surrogate(parser *s, uint32_t *out)
+{
+	const unsigned char *first = s->p;
+
+	if (s->end - s->p >= 2 && s->p[0] == '\\' && s->p[1] == 'u')
+	{
+		s->p += 2;
+		if (hex4(s, out) && *out >= 0xdc00 && *out <= 0xdfff)
+			return true;
+	}
+	s->p = first;
+	return false;
+}
+
+/*
+ * Reads what follows \u, with its second half when it is a surrogate. Where strings need not be
+ * UTF-8 a half alone becomes its three bytes: the text that follows may have the other.
+ */
 static llm_status
 parse_unicode_escape(parser *s)
 {
@@ -223,15 +242,10 @@ parse_unicode_escape(parser *s)
 
 	if (!hex4(s, &c))
 		return bad(s, "expected four hex digits");
-	if (c >= 0xd800 && c <= 0xdfff)
-	{
-		if (c > 0xdbff || s->end - s->p < 2 || s->p[0] != '\\' || s->p[1] != 'u')
-			return bad(s, "lone surrogate");
-		s->p += 2;
-		if (!hex4(s, &low) || low < 0xdc00 || low > 0xdfff)
-			return bad(s, "lone surrogate");
+	if (c >= 0xd800 && c <= 0xdbff && low_surrogate(s, &low))
 		c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
-	}
+	else if (c >= 0xd800 && c <= 0xdfff && !s->any_bytes)
+		return bad(s, "lone surrogate");
 	put_utf8(s, c);
 	return LLM_OK;
 }

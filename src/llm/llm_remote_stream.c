@@ -4,8 +4,8 @@
  * What arrives is bytes, cut anywhere: they are gathered into lines, the lines into events (the
  * HTML standard, "server-sent events", §9.2.6), and each event is one JSON object of the OpenAI
  * API's streaming, or "[DONE]". Its text goes to the job at once and is kept for the row's result.
- * A token may be a part of a character, and some servers send it as it is: what is no whole
- * character yet is held back until the next event.
+ * A token may be a part of a character, and some servers send it as it is, as bytes or as half of a
+ * pair of \u escapes: what is no whole character yet is held back until the next event.
  *
  * As in llm_remote_read.c nothing is believed. The bound on a reply holds for all that arrives and
  * so for the longest line and the longest text. A stream that just ends was cut off: only "[DONE]"
@@ -38,10 +38,20 @@ remote_streams(const remote_job *job)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
+/* Whether three bytes are half of a surrogate pair: the first has 0xa0 in its second byte, the
+ * other one 0xb0. */
+static bool
+is_half(const char *s, unsigned char mark)
+{
+	return (unsigned char) s[0] == 0xed && ((unsigned char) s[1] & 0xf0) == mark;
+}
+
 /* The bytes of a text before its last character, if that is not whole, else all of them. */
 static size_t
 whole_characters(const char *s, size_t n)
 {
+	if (n >= 3 && is_half(s + n - 3, 0xa0))
+		return n - 3;
 	for (size_t i = 1; i <= 3 && i <= n; i++)
 	{
 		unsigned char c = (unsigned char) s[n - i];
@@ -72,6 +82,35 @@ give_text(remote_call *call)
 	return true;
 }
 
+/* Makes one character of the half a text ends in and the other one; its fourth byte is returned. */
+static char
+join_halves(char *high, const char *low)
+{
+	uint32_t c = 0x10000 + ((uint32_t) (high[1] & 0x0f) << 16 | (uint32_t) (high[2] & 0x3f) << 10 |
+	                        (uint32_t) (low[1] & 0x0f) << 6 | (uint32_t) (low[2] & 0x3f));
+
+	high[0] = (char) (0xf0 | c >> 18);
+	high[1] = (char) (0x80 | (c >> 12 & 0x3f));
+	high[2] = (char) (0x80 | (c >> 6 & 0x3f));
+	return (char) (0x80 | (c & 0x3f));
+}
+
+/* Appends a piece to what the answer has so far. */
+static void
+append_text(remote_stream *s, llm_text piece)
+{
+	char *high = s->text.n >= s->n_given + 3 ? s->text.bytes + s->text.n - 3 : NULL;
+
+	if (high != NULL && piece.n >= 3 && is_half(high, 0xa0) && is_half(piece.bytes, 0xb0))
+	{
+		char last = join_halves(high, piece.bytes);
+
+		llm_buffer_put(&s->text, &last, 1);
+		piece = (llm_text){piece.bytes + 3, piece.n - 3};
+	}
+	llm_buffer_put(&s->text, piece.bytes, piece.n);
+}
+
 /* Takes a piece of the answer. */
 static bool
 take_piece(remote_call *call, const llm_json *node)
@@ -87,7 +126,7 @@ take_piece(remote_call *call, const llm_json *node)
 		return broken(call, "its text has NUL bytes");
 	if (piece.n == 0)
 		return true;
-	llm_buffer_put(&s->text, piece.bytes, piece.n);
+	append_text(s, piece);
 	return s->text.failed || give_text(call); /* the caller looks for lack of memory */
 }
 
