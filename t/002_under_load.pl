@@ -96,14 +96,19 @@ my $busy = start_pgbench(8, 300, "DO \$\$ BEGIN PERFORM prepack.classify(i::text
 	FROM generate_series(1, 50) i; EXCEPTION WHEN OTHERS THEN NULL; END \$\$;\n", 'busy');
 $restarts = $node->safe_psql('postgres', 'SELECT restarts FROM prepack.status');
 my $admin = $node->background_psql('postgres', on_error_stop => 0);
-my @ddl;
+my ($last, $idle, @ddl) = ('', 0);
 for my $round (1 .. 200)
 {
 	my $start = time;
-	$admin->query($round % 4 ? 'DROP EXTENSION prepack; CREATE EXTENSION prepack;'
-		: q{ALTER EXTENSION prepack UPDATE; CREATE DATABASE other TEMPLATE victim; DROP DATABASE other;});
+	my $oid = $admin->query($round % 4 ? q{DROP EXTENSION prepack; CREATE EXTENSION prepack;
+			SELECT oid FROM pg_extension WHERE extname = 'prepack';}
+		: q{ALTER EXTENSION prepack UPDATE; CREATE DATABASE other TEMPLATE victim;
+			SELECT oid FROM pg_database WHERE datname = 'other'; DROP DATABASE other;});
 	push @ddl, time - $start;
+	$idle++ if $oid !~ /^\d+$/ || $oid eq $last;
+	$last = $oid;
 }
+is($idle, 0, 'promise 27: every round made a new extension or database');
 within(percentile(1, @ddl), 2, 'promise 27: DDL on the extension under load, the longest of 200');
 $admin->quit;
 $busy->{handle}->signal('TERM');
