@@ -28,7 +28,15 @@ INSERT INTO argument VALUES
     ('classify(''{x,y}''::text[], ''{a,b}'', min_prob => %s)', '{-1e-6,1.0000002,Infinity,NaN}', '{0,1}'),
     ('classify_multi(''x'', ''{a,b}'', %s)', '{-1e-6,1.0000002,-Infinity,NaN}', '{0,1}'),
     ('is_true(''x'', ''c'', threshold => %s)', '{-1e-6,1.0000002,Infinity,NaN}', '{0,1}'),
-    ('is_true(''{x}''::text[], ''c'', threshold => %s)', '{-1e-6,1.0000002,Infinity,NaN}', '{0,1}');
+    ('is_true(''{x}''::text[], ''c'', threshold => %s)', '{-1e-6,1.0000002,Infinity,NaN}', '{0,1}'),
+    ('generate(''x'', ARRAY[''y''], temperature => %s)', '{-1e-6,-Infinity,100.1,1e38,Infinity,NaN}', '{0,100}'),
+    ('generate(''x'', ARRAY[''y''], top_p => %s)', '{0,-1,9e-7,1.0000002,Infinity,-Infinity,NaN}', '{1e-6,1}'),
+    ('stream(''x'', max_tokens => %s)', '{-2147483648,-1,0,1048577,2147483647}', '{1}'),
+    ('stream(''x'', temperature => %s)', '{-1e-6,-Infinity,100.1,1e38,Infinity,NaN}', '{0,100}'),
+    ('stream(''x'', top_p => %s)', '{0,-1,9e-7,1.0000002,Infinity,-Infinity,NaN}', '{1e-6,1}'),
+    ('classify_multi(''{x}''::text[], ''{a,b}'', %s)', '{-1e-6,1.0000002,-Infinity,NaN}', '{0,1}'),
+    ('repair_sql(''SELECT 1'', %s)', '{}', '{-2147483648,-1,0,8,9,2147483647}'),
+    ('repair_sql(''SELECT 1'', NULL)', '{}', '{x}');
 -- Nothing but these may be seen: a good value refused, or a bad one that is not refused by 22023.
 SELECT format(call, quote_literal(value)), expected, got FROM argument,
     LATERAL (SELECT value, '22023' FROM unnest(bad) value UNION ALL SELECT value, 'ok' FROM unnest(good) value)
@@ -52,6 +60,15 @@ SELECT name, value, expected, got FROM setting,
         AS v(value, expected),
     LATERAL state_of(format('SET LOCAL prepack.%s = %L', name, value)) AS got
 WHERE got <> expected ORDER BY 1, 2;
+-- of every number that a session may set, the two ends and one beyond each
+SELECT string_agg(substr(name, 9), ' ' ORDER BY name) FROM pg_settings
+WHERE name LIKE 'prepack.%' AND vartype IN ('integer', 'real') AND context IN ('user', 'superuser');
+SELECT name, value, expected, got FROM pg_settings,
+    LATERAL (VALUES ((min_val::numeric - 1)::text, '22023'), (min_val, 'ok'), (max_val, 'ok'),
+        ((max_val::numeric + 1)::text, '22023'), ('NaN', '22023'), ('', '22023')) AS v(value, expected),
+    LATERAL state_of(format('SET LOCAL %s = %L', name, value)) AS got
+WHERE name LIKE 'prepack.%' AND vartype IN ('integer', 'real') AND context IN ('user', 'superuser')
+    AND got <> expected ORDER BY 1, 2;
 SELECT context, count(*) FROM pg_settings
 WHERE name IN ('prepack.cpu_threads', 'prepack.memory_limit', 'prepack.device', 'prepack.model_directory')
 GROUP BY context;
