@@ -33,7 +33,7 @@ install-studio: prepack-studio   ## prepack-studio into PREFIX/bin, its page int
 $(STUDIO_OBJS) $(OBJ)/test/fuzz_studio.o: LLM_CPPFLAGS += $(STUDIO_CPPFLAGS)
 
 $(BUILD)/prepack-studio: $(STUDIO_OBJS) $(BUILD)/libllm.a
-	$(CC) $(LLM_LDFLAGS) -o $@ $^ -lwebsockets -lpq
+	$(CC) $(LLM_LDFLAGS) -o $@ $^ -lwebsockets -lpq -lutf8proc
 
 $(BUILD)/fuzz_studio: $(STUDIO_PARSER)
 
