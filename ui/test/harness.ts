@@ -130,11 +130,13 @@ export function watched(page: Page): Page & { faults: string[] } {
   return Object.assign(page, { faults });
 }
 
-// A session is there, or the question who the person is.
+// A session is there, or the question who the person is; a tab that has just opened may have no page yet.
 export async function settled(page: Page): Promise<void> {
   // Not waitForFunction: it may evaluate a string, which the content policy forbids.
-  await until("the page is ready", () => page.evaluate(() =>
-    !(document.getElementById("run") as HTMLButtonElement).disabled || !document.getElementById("login")!.hidden));
+  await until("the page is ready", () => page.evaluate(() => {
+    const run = document.getElementById("run") as HTMLButtonElement | null;
+    return run !== null && (!run.disabled || !document.getElementById("login")!.hidden);
+  }));
 }
 
 export async function closeBrowser(): Promise<void> { await browser?.close(); browser = null; }
