@@ -197,9 +197,10 @@ check-docs:                     ## every SQL example of the manual, against what
 check-core:                     ## PostgreSQL's own tests with the library preloaded: nothing differs
 	$(RUN) --name core scripts/check-core-regress
 
+ASSERT_PARTS  = sql tap caches valgrind
 check-assert:                   ## SQL and TAP tests under a server built with assertions; caches, valgrind
 	scripts/check-assert build
-	$(RUN) --name assert $(foreach p,sql tap caches valgrind,"scripts/check-assert $(p)")
+	$(RUN) --name assert $(foreach p,$(ASSERT_PARTS),"scripts/check-assert $(p)")
 
 check-versions:                 ## the same against PostgreSQL 17 and 18, in Debian trees of their own
 	$(RUN) --name versions "scripts/check-pg 17" "scripts/check-pg 18"
